@@ -1,0 +1,294 @@
+//! The description of one model version: what it does, which files it is made of and how they are used.
+//! Read from and written to `manifest.json`; checked before anything else is done with it.
+
+use serde::{Deserialize, Serialize};
+
+/// File name of a manifest in a model's folder.
+pub const FILE_NAME: &str = "manifest.json";
+
+/// One version of one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Lower-case letters, digits, `.`, `_`, `-`; starts with a letter or digit; at most 128.
+    pub name: String,
+    /// The same characters. Versions are compared as wholes; the newest is the one registered last.
+    pub version: String,
+    /// What it is for.
+    pub task: Task,
+    /// Architecture folder in `arch/` (`bert`, `mlp`), or `onnx` when only the graph knows.
+    pub architecture: String,
+    /// Every file, the tokenizer and configuration included. Paths are relative and stay inside the folder.
+    pub files: Vec<File>,
+    /// Type of the weights as stored: `f32`, `f16`, `bf16`.
+    #[serde(default = "f32_name")]
+    pub precision: String,
+    /// SPDX expression, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Where it came from, e.g. `hf:org/name@revision`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// How token vectors become one vector, for encoders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+    /// Whether embeddings are scaled to length 1 unless a request says otherwise.
+    #[serde(default = "yes")]
+    pub normalize: bool,
+    /// Longest sequence in tokens, special tokens included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// Class names by index, for classifiers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+}
+
+fn f32_name() -> String {
+    "f32".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Texts to vectors.
+    Embed,
+    /// A query and documents to scores.
+    Rerank,
+    /// Texts or tensors to labels.
+    Classify,
+    /// Named tensors to named tensors.
+    Infer,
+}
+
+impl Task {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Task::Embed => "embed",
+            Task::Rerank => "rerank",
+            Task::Classify => "classify",
+            Task::Infer => "infer",
+        }
+    }
+}
+
+/// How an encoder's token vectors become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first token's.
+    Cls,
+    /// The last token's.
+    Last,
+}
+
+/// One file of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Relative path with `/`, never `..`, never absolute.
+    pub path: String,
+    /// SHA-256 of the content, 64 lower-case hex digits.
+    pub sha256: String,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// Why a manifest is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not JSON of this shape.
+    #[error("manifest is not valid: {0}")]
+    Json(String),
+    /// A name or version with other characters than allowed.
+    #[error("{field} {value:?} must be 1 to 128 of a-z 0-9 . _ - and start with a letter or digit")]
+    Name {
+        /// `name` or `version`.
+        field: &'static str,
+        /// As given.
+        value: String,
+    },
+    /// A path that leaves the folder, or comes twice.
+    #[error("file path {0:?} must be relative, without `..` and listed once")]
+    Path(String),
+    /// Not 64 lower-case hex digits.
+    #[error("{path}: sha256 must be 64 lower-case hex digits")]
+    Digest {
+        /// The file.
+        path: String,
+    },
+    /// A format that could run code, or that nothing here reads.
+    #[error("{0}: only safetensors and ONNX weights are accepted; convert it first")]
+    Format(String),
+    /// Nothing to load.
+    #[error("manifest lists no weights (*.safetensors or *.onnx)")]
+    NoWeights,
+}
+
+/// Endings of weight formats that can run code when loaded, or that are not read here.
+const REFUSED_ENDINGS: &[&str] =
+    &[".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".keras", ".joblib", ".npy", ".npz", ".msgpack"];
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    ///
+    /// # Errors
+    /// When it is not JSON of this shape, or breaks a rule.
+    pub fn from_json(json: &[u8]) -> Result<Self, Error> {
+        let manifest: Self = serde_json::from_slice(json).map_err(|e| Error::Json(e.to_string()))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Its JSON text.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a manifest has no maps with odd keys")
+    }
+
+    /// Checks every rule that the fields' descriptions state.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check(&self) -> Result<(), Error> {
+        check_name("name", &self.name)?;
+        check_name("version", &self.version)?;
+        let mut seen = std::collections::HashSet::new();
+        for file in &self.files {
+            if !is_inside(&file.path) || !seen.insert(&file.path) {
+                return Err(Error::Path(file.path.clone()));
+            }
+            let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+            if file.sha256.len() != 64 || !file.sha256.bytes().all(hex) {
+                return Err(Error::Digest { path: file.path.clone() });
+            }
+            if REFUSED_ENDINGS.iter().any(|ending| file.path.to_ascii_lowercase().ends_with(ending)) {
+                return Err(Error::Format(file.path.clone()));
+            }
+        }
+        if !self.has_safetensors() && !self.has_onnx() {
+            return Err(Error::NoWeights);
+        }
+        Ok(())
+    }
+
+    /// `name@version`.
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
+    /// Whether there are safetensors weights.
+    pub fn has_safetensors(&self) -> bool {
+        self.files.iter().any(|f| f.path.ends_with(".safetensors"))
+    }
+
+    /// Whether there is an ONNX graph.
+    pub fn has_onnx(&self) -> bool {
+        self.files.iter().any(|f| f.path.ends_with(".onnx"))
+    }
+
+    /// Sum of the files' lengths.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes).sum()
+    }
+
+    /// SHA-256 over the files' digests and paths in the paths' order, as hex: the same for the same content,
+    /// whatever the manifest's other fields say.
+    pub fn digest(&self) -> String {
+        use sha2::Digest;
+        let mut files: Vec<_> = self.files.iter().collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut hash = sha2::Sha256::new();
+        for file in files {
+            hash.update(format!("{}  {}\n", file.sha256, file.path));
+        }
+        data_encoding::HEXLOWER.encode(&hash.finalize())
+    }
+}
+
+/// Splits `name` or `name@version`.
+pub fn split_id(id: &str) -> (&str, Option<&str>) {
+    match id.split_once('@') {
+        Some((name, version)) => (name, Some(version)),
+        None => (id, None),
+    }
+}
+
+fn check_name(field: &'static str, value: &str) -> Result<(), Error> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+    let starts = value.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if starts && value.len() <= 128 && value.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(Error::Name { field, value: value.into() })
+}
+
+/// Whether a relative path stays inside its folder on every system.
+pub fn is_inside(path: &str) -> bool {
+    !path.is_empty()
+        && path.len() <= 512
+        && !path.contains(['\\', ':', '\0'])
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(name: &str, version: &str, paths: &[&str]) -> Manifest {
+        let file = |path: &&str| File { path: (*path).into(), sha256: "0".repeat(64), bytes: 1 };
+        Manifest {
+            name: name.into(),
+            version: version.into(),
+            task: Task::Embed,
+            architecture: "bert".into(),
+            files: paths.iter().map(file).collect(),
+            precision: "f32".into(),
+            license: None,
+            source: None,
+            pooling: None,
+            normalize: true,
+            max_tokens: None,
+            labels: vec![],
+        }
+    }
+
+    fn check(name: &str, version: &str, paths: &[&str], want: Result<(), Error>) {
+        assert_eq!(manifest(name, version, paths).check(), want);
+    }
+
+    #[test]
+    fn rules_are_enforced() {
+        let good = ["model.safetensors", "1_Pooling/config.json"];
+        check("all-minilm-l6-v2", "1", &good, Ok(()));
+        check("", "1", &good, Err(Error::Name { field: "name", value: "".into() }));
+        check("a/b", "1", &good, Err(Error::Name { field: "name", value: "a/b".into() }));
+        check("a", "-1", &good, Err(Error::Name { field: "version", value: "-1".into() }));
+        check("a", "1", &["config.json"], Err(Error::NoWeights));
+        check("a", "1", &["m.onnx", "m.onnx"], Err(Error::Path("m.onnx".into())));
+        for path in ["../m.onnx", "/m.onnx", "a//m.onnx", "a\\m.onnx", "c:m.onnx", "./m.onnx", ""] {
+            check("a", "1", &[path], Err(Error::Path(path.into())));
+        }
+        check("a", "1", &["pytorch_model.bin"], Err(Error::Format("pytorch_model.bin".into())));
+    }
+
+    #[test]
+    fn json_comes_back_as_it_went_in() {
+        let manifest = manifest("a", "1", &["m.onnx"]);
+        assert_eq!(Manifest::from_json(manifest.to_json().as_bytes()), Ok(manifest));
+    }
+
+    #[test]
+    fn the_digest_follows_the_files_and_nothing_else() {
+        let a = manifest("a", "1", &["m.onnx", "config.json"]);
+        let same = manifest("b", "2", &["config.json", "m.onnx"]);
+        let mut other = a.clone();
+        other.files[0].sha256 = "1".repeat(64);
+        assert_eq!(a.digest(), same.digest());
+        assert_ne!(a.digest(), other.digest());
+    }
+}
