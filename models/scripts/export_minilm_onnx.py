@@ -43,7 +43,7 @@ class Graph:
     def constant(self, name: str, value: np.ndarray) -> str:
         """A weight or constant under `name`; the same name twice is the same tensor."""
         if name not in self.initialisers:
-            self.initialisers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.initialisers[name] = numpy_helper.from_array(np.array(value, order="C"), name)
         return name
 
     def scalar(self, name: str, value: float) -> str:
