@@ -1,0 +1,263 @@
+//! What comes in: NVIDIA's compiler and libraries as pinned Python wheels. What goes out: the `neurogrid` executable with
+//! CUDA, built on a machine without a GPU. It runs nothing on a GPU, and it installs nothing outside `target/cuda`.
+
+use crate::{process, python};
+use anyhow::{Context as _, Result, bail};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Builds the CUDA executable on a machine without a GPU or a CUDA toolkit.
+///
+/// Downloads the compiler and libraries as Python wheels (about 600 MB) into target/cuda, makes a stand-in for the
+/// driver's library to link against, and runs `cargo build --release --package neurogrid --features cuda`. The build
+/// takes about 14 CPU-minutes; run nothing beside it. The executable starts only where NVIDIA's driver is installed
+/// (580 or newer): for machines without one, build without `--features cuda`.
+///
+/// Where a CUDA toolkit is installed none of this is needed: `cargo build --release --package neurogrid --features cuda`
+/// finds it by CUDA_HOME or nvcc.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Stop before the build and print the environment that it needs
+    #[arg(long)]
+    prepare_only: bool,
+    /// Compute capability to compile for: 75 (Turing) to 120 (Blackwell); code for an older one runs on newer cards
+    #[arg(long, default_value_t = 80)]
+    compute_capability: u32,
+    /// Compilers that run at once
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+/// All of CUDA 13.0: driver 580 refuses code made by a newer compiler.
+const WHEELS: [&str; 8] = [
+    "nvidia-cuda-nvcc==13.0.88",
+    "nvidia-cuda-crt==13.0.88",
+    "nvidia-cuda-runtime==13.0.96",
+    "nvidia-cuda-cccl==13.0.85",
+    "nvidia-cuda-nvrtc==13.0.88",
+    "nvidia-nvvm==13.0.88",
+    "nvidia-curand==10.4.0.35",
+    "nvidia-cublas==13.0.2.14",
+];
+
+/// Libraries that the linker looks for without a version.
+const LIBRARIES: [&str; 5] = ["libcublas", "libcublasLt", "libcurand", "libnvrtc", "libcudart"];
+
+/// Where the wheels put their files.
+const HOME: &str = "nvidia/cu13";
+
+pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
+    if !(cfg!(target_os = "linux") && cfg!(target_arch = "x86_64")) {
+        bail!("the pinned wheels are for Linux on x86-64; elsewhere install a CUDA 13.0 toolkit");
+    }
+    let folder = process::target_folder(root)?.join("cuda");
+    let home = folder.join("toolkit").join(HOME);
+    unpack_wheels(root, &folder)?;
+    link(&home)?;
+    stand_in_driver(root, &home)?;
+    let compiler = process::output(Command::new(home.join("bin/nvcc")).arg("--version"))?;
+    println!("{}", process::last_lines(&compiler, 2));
+
+    let variables = environment(&home, options)?;
+    if options.prepare_only {
+        println!("ready; the build needs:");
+        for (name, value) in &variables {
+            println!("{name}='{value}'");
+        }
+        return Ok(true);
+    }
+    let mut build = process::cargo(root);
+    build.args(["build", "--release", "--package", "neurogrid", "--features", "cuda"]).envs(variables);
+    process::succeeds(&mut build)
+}
+
+/// Downloads the wheels and unpacks them into `folder/toolkit`, once for each set of versions.
+fn unpack_wheels(root: &Path, folder: &Path) -> Result<()> {
+    let stamp = folder.join("unpacked.txt");
+    let wanted = WHEELS.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|unpacked| unpacked == wanted) {
+        return Ok(());
+    }
+    let python = python::prepare(&python::folder(root), &[])?.python;
+    let wheels = folder.join("wheels");
+    fs::create_dir_all(&wheels).with_context(|| format!("cannot make {}", wheels.display()))?;
+    let mut download = Command::new(&python);
+    download.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ]);
+    if !process::succeeds(download.arg("--dest").arg(&wheels).args(WHEELS))? {
+        bail!(
+            "the CUDA wheels could not be downloaded (pip's words are above): check that pip reaches your package index and \
+             that it carries {}, or install a CUDA 13.0 toolkit",
+            WHEELS[0]
+        );
+    }
+    let toolkit = folder.join("toolkit");
+    if toolkit.exists() {
+        fs::remove_dir_all(&toolkit).with_context(|| format!("cannot remove {}", toolkit.display()))?;
+    }
+    const UNPACK: &str =
+        "import sys, zipfile\nfor wheel in sys.argv[2:]: zipfile.ZipFile(wheel).extractall(sys.argv[1])";
+    let mut unpack = Command::new(&python);
+    unpack.args(["-c", UNPACK]).arg(&toolkit);
+    for entry in fs::read_dir(&wheels)? {
+        let path = entry?.path();
+        // A wheel of versions pinned earlier may lie beside those of today.
+        if WHEELS.iter().any(|pinned| is_wheel_of(&path, pinned)) {
+            unpack.arg(path);
+        }
+    }
+    process::output(&mut unpack)?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+}
+
+/// True for `nvidia_cublas-13.0.2.14-….whl` and `nvidia-cublas==13.0.2.14`.
+fn is_wheel_of(path: &Path, pinned: &str) -> bool {
+    let start = format!("{}-", pinned.replace('-', "_").replace("==", "-"));
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&start))
+}
+
+/// Gives the toolkit the shape that an installed one has: programs that may run, `lib64`, libraries without a version.
+fn link(home: &Path) -> Result<()> {
+    for folder in ["bin", "nvvm/bin"] {
+        let folder = home.join(folder);
+        for entry in fs::read_dir(&folder).with_context(|| format!("the wheels hold no {}", folder.display()))? {
+            make_executable(&entry?.path())?;
+        }
+    }
+    symlink("lib", &home.join("lib64"))?;
+    let lib = home.join("lib");
+    for library in LIBRARIES {
+        let start = format!("{library}.so.");
+        let names = fs::read_dir(&lib)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let versioned = names.filter(|name| name.starts_with(&start)).min();
+        let versioned = versioned.with_context(|| format!("the wheels hold no {start}* in {}", lib.display()))?;
+        symlink(&versioned, &lib.join(format!("{library}.so")))?;
+    }
+    Ok(())
+}
+
+/// Makes a link, unless it is there.
+fn symlink(to: &str, at: &Path) -> Result<()> {
+    if at.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(to, at).with_context(|| format!("cannot link {} to {to}", at.display()))?;
+    #[cfg(not(unix))]
+    bail!("cannot link {} to {to} on this system", at.display());
+    #[cfg(unix)]
+    Ok(())
+}
+
+fn make_executable(file: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        if file.is_file() {
+            fs::set_permissions(file, fs::Permissions::from_mode(0o755))
+                .with_context(|| format!("cannot make {} executable", file.display()))?;
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}
+
+/// Makes `lib/stubs/libcuda.so`: the driver's library comes with the driver, so a machine without a GPU has none to link
+/// against. The stand-in has the names that cudarc declares and does nothing; it is not there when the program runs.
+fn stand_in_driver(root: &Path, home: &Path) -> Result<()> {
+    let stubs = home.join("lib/stubs");
+    fs::create_dir_all(&stubs).with_context(|| format!("cannot make {}", stubs.display()))?;
+    let declarations = cudarc_declarations(root)?;
+    let text = fs::read_to_string(&declarations).with_context(|| format!("cannot read {}", declarations.display()))?;
+    let names = driver_functions(&text);
+    if names.is_empty() {
+        bail!("{} declares no function; cudarc has changed its shape", declarations.display());
+    }
+    let source: String = names.iter().map(|name| format!("int {name}(void) {{ return 999; }}\n")).collect();
+    let file = stubs.join("libcuda.c");
+    fs::write(&file, source).with_context(|| format!("cannot write {}", file.display()))?;
+    let compiler = env::var("CC").unwrap_or_else(|_| "cc".into());
+    let mut compile = Command::new(compiler);
+    compile.args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"]).arg(stubs.join("libcuda.so")).arg(&file);
+    process::must(&mut compile)?;
+    println!("a stand-in for the driver's library with {} functions", names.len());
+    Ok(())
+}
+
+/// The file in which cudarc declares the driver's functions, in the sources that cargo has fetched.
+fn cudarc_declarations(root: &Path) -> Result<PathBuf> {
+    let mut command = process::cargo(root);
+    command.args(["metadata", "--format-version", "1", "--filter-platform", "x86_64-unknown-linux-gnu"]);
+    command.args(["--manifest-path", "cli/Cargo.toml", "--features", "cuda"]);
+    let metadata: serde_json::Value = serde_json::from_str(&process::output(&mut command)?)?;
+    let packages = metadata["packages"].as_array().context("`cargo metadata` lists no packages")?;
+    let cudarc = packages.iter().find(|package| package["name"] == "cudarc");
+    let manifest = cudarc.and_then(|package| package["manifest_path"].as_str());
+    let folder = manifest.and_then(|manifest| Path::new(manifest).parent()).context("no dependency brings cudarc")?;
+    Ok(folder.join("src/driver/sys/mod.rs"))
+}
+
+/// Names of the driver's functions: what the source declares as `fn cu…(`, with a capital after the `cu`.
+fn driver_functions(source: &str) -> BTreeSet<&str> {
+    let declared = source.lines().filter_map(|line| line.split_once("fn cu").map(|(before, _)| &line[before.len() + 3..]));
+    let names = declared.filter_map(|rest| rest.split_once('(').map(|(name, _)| name));
+    names
+        .filter(|name| name[2..].starts_with(|first: char| first.is_ascii_uppercase()))
+        .filter(|name| name.chars().all(|character| character.is_ascii_alphanumeric() || character == '_'))
+        .collect()
+}
+
+/// What the build is told.
+fn environment(home: &Path, options: &Options) -> Result<Vec<(&'static str, String)>> {
+    let shown = |path: PathBuf| path.into_os_string().into_string().ok().context("the path of target/ is not UTF-8");
+    let (bin, lib, stubs) = (shown(home.join("bin"))?, shown(home.join("lib"))?, shown(home.join("lib/stubs"))?);
+    let path = env::var("PATH").unwrap_or_default();
+    let flags = env::var("RUSTFLAGS").unwrap_or_default();
+    Ok(vec![
+        ("CUDA_HOME", shown(home.to_owned())?),
+        ("PATH", format!("{bin}:{path}")),
+        ("CUDA_COMPUTE_CAP", options.compute_capability.to_string()),
+        ("CUDAFORGE_THREADS", options.threads.to_string()),
+        ("RUSTFLAGS", format!("{flags} -L native={lib} -L native={stubs}").trim().to_owned()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drivers_functions_are_read_out_of_the_declarations() {
+        let source = "pub unsafe fn cuInit(Flags: u32) -> CUresult {\n            fn cuInit(Flags: u32) -> CUresult;\n\
+                      fn cuDeviceGet_v2(device: *mut CUdevice) -> CUresult;\n// fn cuff link (x)\nfn culib() -> Library {\n";
+        assert_eq!(driver_functions(source).into_iter().collect::<Vec<_>>(), ["cuDeviceGet_v2", "cuInit"]);
+    }
+
+    #[test]
+    fn a_wheel_is_known_by_name_and_version() {
+        let wheel = Path::new("wheels/nvidia_cublas-13.0.2.14-py3-none-manylinux_2_27_x86_64.whl");
+        assert!(is_wheel_of(wheel, "nvidia-cublas==13.0.2.14"));
+        assert!(!is_wheel_of(wheel, "nvidia-cublas==13.0.2.1"));
+        assert!(!is_wheel_of(wheel, "nvidia-cuda-nvcc==13.0.88"));
+    }
+
+    #[test]
+    fn everything_is_of_one_release_of_cuda() {
+        for wheel in WHEELS.iter().filter(|wheel| !wheel.contains("curand")) {
+            assert!(wheel.contains("==13.0."), "{wheel}");
+        }
+    }
+}

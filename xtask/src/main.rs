@@ -1,0 +1,76 @@
+//! What comes in: a command line, `cargo xtask <task>`. What goes out: steps run aloud, a summary, an exit code that is
+//! not zero when anything failed. It never changes source files and nothing in the workspace depends on it.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a command-line program speaks on stdout")]
+
+mod bench;
+mod cuda;
+mod golden;
+mod process;
+mod python;
+mod report;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Project tasks. `cargo xtask test` is the one to know: it installs what the tests need and runs everything.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every check and test, and say at the end what passed, what failed and what was skipped
+    Test(test::Options),
+    /// What continuous integration runs: the same as `test`, without options
+    Ci,
+    /// Check the rules of the house: arrows between rooms, file heads, unsafe code, op table, words, lengths, dependencies
+    Tidy(tidy::Options),
+    /// Write the golden data of the tests again, from the reference implementations
+    Golden(golden::Options),
+    /// Run the benches and keep their output, with machine and date, under benches/results/
+    Bench(bench::Options),
+    /// Build the CUDA executable on a machine without a GPU or a CUDA toolkit
+    Cuda(cuda::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one task. `Ok(false)` means that it did its work and found faults, which it has already shown.
+fn run(task: Task) -> Result<bool> {
+    let root = process::repository()?;
+    match task {
+        Task::Test(options) => test::run(&root, &options),
+        Task::Ci => test::run(&root, &test::Options::default()),
+        Task::Tidy(options) => tidy::run(&root, &options),
+        Task::Golden(options) => golden::run(&root, &options),
+        Task::Bench(options) => bench::run(&root, &options),
+        Task::Cuda(options) => cuda::run(&root, &options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}
