@@ -1,0 +1,155 @@
+//! Vectors of f32 whose width is the CPU's. A [`Kernel`] (an op's loop over any width) and an [`Isa`] come in, the loop
+//! compiled for that instruction set runs. Never here: an op's arithmetic.
+//!
+//! A value that implements [`Lanes`] is a proof that the CPU has its instructions: only [`run`] makes the ones that need
+//! proof, after asking. So the ops hold no unsafe code.
+
+use super::Isa;
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(crate) use scalar::Scalar;
+
+/// An instruction set's f32 vectors.
+///
+/// Every method is `#[inline(always)]`, and so must be everything between it and [`run`]: the instructions exist only in a
+/// function that was compiled with them switched on.
+pub(crate) trait Lanes: Copy {
+    /// One vector.
+    type V: Copy;
+    /// How many f32 a vector holds.
+    const WIDTH: usize;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// The first `WIDTH` elements; panics when there are fewer.
+    fn load(self, from: &[f32]) -> Self::V;
+    /// Writes the first `WIDTH` elements; panics when there is no room.
+    fn store(self, v: Self::V, to: &mut [f32]);
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, rounded once where the CPU has it (everywhere but in the scalar code).
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The smaller of a bound and a value; NaN where the value is NaN. The bound must not be NaN.
+    fn min(self, bound: Self::V, value: Self::V) -> Self::V;
+    /// The larger of a bound and a value; NaN where the value is NaN. The bound must not be NaN.
+    fn max(self, bound: Self::V, value: Self::V) -> Self::V;
+    /// `|v|`
+    fn abs(self, v: Self::V) -> Self::V;
+    /// The sum of all lanes, added in pairs.
+    fn sum(self, v: Self::V) -> f32;
+
+    /// Fewer than `WIDTH` elements, with zeros behind them.
+    #[inline(always)]
+    fn load_partial(self, from: &[f32]) -> Self::V {
+        let mut whole = [0.0; WIDTH_MAX];
+        whole[..from.len()].copy_from_slice(from);
+        self.load(&whole)
+    }
+
+    /// The first `to.len()` lanes, where that is fewer than `WIDTH`.
+    #[inline(always)]
+    fn store_partial(self, v: Self::V, to: &mut [f32]) {
+        let mut whole = [0.0; WIDTH_MAX];
+        self.store(v, &mut whole);
+        to.copy_from_slice(&whole[..to.len()]);
+    }
+}
+
+/// The widest vector of any instruction set here.
+const WIDTH_MAX: usize = 16;
+
+/// An op's loop, written once over any width.
+pub(crate) trait Kernel {
+    /// What it gives back.
+    type Output;
+    /// Runs it. Implementations must be `#[inline(always)]`, see [`Lanes`].
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+/// Runs the kernel compiled for `isa`, or for plain Rust when this CPU has not got it.
+pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Vnni if super::available().contains(&Isa::Avx512) => {
+            // SAFETY: the guard has just asked the CPU for the features that the function is compiled with.
+            unsafe { x86::run_avx512(kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2Fma if super::available().contains(&Isa::Avx2Fma) => {
+            // SAFETY: as above.
+            unsafe { x86::run_avx2(kernel) }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon if super::available().contains(&Isa::Neon) => {
+            // SAFETY: as above.
+            unsafe { neon::run_neon(kernel) }
+        }
+        // Four lanes: what SSE2 and NEON have, which the compiler may always use.
+        _ => kernel.run(Scalar::<4>),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Puts every operation through inputs whose results are known exactly.
+    struct EveryOperation;
+
+    impl Kernel for EveryOperation {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) {
+            let lanes = |v: L::V| {
+                let mut out = vec![0.0_f32; L::WIDTH];
+                l.store(v, &mut out);
+                out
+            };
+            let expect = |f: &dyn Fn(f32) -> f32| (0..L::WIDTH).map(|i| f(i as f32)).collect::<Vec<_>>();
+            let ramp: Vec<f32> = expect(&|i| i);
+            let v = l.load(&ramp);
+            let two = l.splat(2.0);
+            assert_eq!(lanes(v), ramp);
+            assert_eq!(lanes(l.add(v, two)), expect(&|i| i + 2.0));
+            assert_eq!(lanes(l.sub(v, two)), expect(&|i| i - 2.0));
+            assert_eq!(lanes(l.mul(v, two)), expect(&|i| i * 2.0));
+            assert_eq!(lanes(l.div(v, two)), expect(&|i| i / 2.0));
+            assert_eq!(lanes(l.mul_add(v, two, v)), expect(&|i| 3.0 * i));
+            assert_eq!(lanes(l.min(two, v)), expect(&|i| i.min(2.0)));
+            assert_eq!(lanes(l.max(two, v)), expect(&|i| i.max(2.0)));
+            assert_eq!(lanes(l.abs(l.sub(two, v))), expect(&|i| (2.0 - i).abs()));
+            assert_eq!(l.sum(v), expect(&|i| i).iter().sum::<f32>());
+            let nan = l.splat(f32::NAN);
+            assert!(lanes(l.min(two, nan)).iter().all(|x| x.is_nan()));
+            assert!(lanes(l.max(two, nan)).iter().all(|x| x.is_nan()));
+            for n in 0..L::WIDTH {
+                let mut out = vec![9.0; n];
+                l.store_partial(l.load_partial(&ramp[..n]), &mut out);
+                assert_eq!(out, ramp[..n]);
+                let padded = lanes(l.load_partial(&ramp[..n]));
+                assert!(padded[n..].iter().all(|x| *x == 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn every_operation_of_every_available_isa_does_what_it_says() {
+        for isa in crate::testing::isas_aloud() {
+            run(isa, EveryOperation);
+        }
+        EveryOperation.run(Scalar::<8>);
+        EveryOperation.run(Scalar::<16>);
+    }
+}

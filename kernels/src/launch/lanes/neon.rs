@@ -1,0 +1,74 @@
+//! Lanes of aarch64: NEON, 4 wide. Vectors come in, vectors go out. Never anything that needs SVE.
+
+use std::arch::aarch64::*;
+
+use super::{Kernel, Lanes};
+
+/// The proof that the CPU has NEON. Made only by [`run_neon`].
+#[derive(Clone, Copy)]
+pub(super) struct Neon(());
+
+/// Runs the kernel with NEON switched on.
+#[target_feature(enable = "neon")]
+pub(super) fn run_neon<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Neon(()))
+}
+
+/// Methods that are one instruction from vectors to a vector.
+macro_rules! instructions {
+    ($($name:ident($($v:ident),+) = $intrinsic:ident;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($v: Self::V),+) -> Self::V {
+            // SAFETY: `self` exists only in code that runs after the CPU was asked for NEON.
+            unsafe { $intrinsic($($v),+) }
+        }
+    )+};
+}
+
+impl Lanes for Neon {
+    type V = float32x4_t;
+    const WIDTH: usize = 4;
+
+    instructions! {
+        add(a, b) = vaddq_f32;
+        sub(a, b) = vsubq_f32;
+        mul(a, b) = vmulq_f32;
+        div(a, b) = vdivq_f32;
+        // Both give NaN when either operand is NaN.
+        min(bound, value) = vminq_f32;
+        max(bound, value) = vmaxq_f32;
+        abs(v) = vabsq_f32;
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        // SAFETY: `self` proves NEON. The instruction takes the addend first.
+        unsafe { vfmaq_f32(c, a, b) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> float32x4_t {
+        // SAFETY: `self` proves NEON.
+        unsafe { vdupq_n_f32(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> float32x4_t {
+        let from = &from[..Self::WIDTH];
+        // SAFETY: `self` proves NEON; the slice holds the 4 elements that are read.
+        unsafe { vld1q_f32(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: float32x4_t, to: &mut [f32]) {
+        let to = &mut to[..Self::WIDTH];
+        // SAFETY: `self` proves NEON; the slice holds the 4 elements that are written.
+        unsafe { vst1q_f32(to.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    fn sum(self, v: float32x4_t) -> f32 {
+        // SAFETY: `self` proves NEON.
+        unsafe { vaddvq_f32(v) }
+    }
+}

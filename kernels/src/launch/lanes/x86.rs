@@ -1,0 +1,132 @@
+//! Lanes of x86-64: AVX2 with FMA (8 wide) and AVX-512 (16 wide). Vectors come in, vectors go out. Never a choice between
+//! the two: `super::run` makes it.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Lanes};
+
+/// The proof that the CPU has AVX2 and FMA. Made only by [`run_avx2`].
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+/// The proof that the CPU has AVX-512 F, BW, DQ and VL. Made only by [`run_avx512`].
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+/// Runs the kernel with AVX2 and FMA switched on.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+/// Runs the kernel with AVX-512 switched on.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
+
+/// Methods that are one instruction from vectors to a vector.
+macro_rules! instructions {
+    ($($name:ident($($v:ident),+) = $intrinsic:ident;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($v: Self::V),+) -> Self::V {
+            // SAFETY: `self` exists only in code that runs after the CPU was asked for these instructions.
+            unsafe { $intrinsic($($v),+) }
+        }
+    )+};
+}
+
+impl Lanes for Avx2 {
+    type V = __m256;
+    const WIDTH: usize = 8;
+
+    instructions! {
+        add(a, b) = _mm256_add_ps;
+        sub(a, b) = _mm256_sub_ps;
+        mul(a, b) = _mm256_mul_ps;
+        div(a, b) = _mm256_div_ps;
+        mul_add(a, b, c) = _mm256_fmadd_ps;
+        // Both give their second operand when either is NaN.
+        min(bound, value) = _mm256_min_ps;
+        max(bound, value) = _mm256_max_ps;
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m256 {
+        let from = &from[..Self::WIDTH];
+        // SAFETY: `self` proves AVX2; the slice holds the 8 elements that are read, and needs no alignment.
+        unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: __m256, to: &mut [f32]) {
+        let to = &mut to[..Self::WIDTH];
+        // SAFETY: `self` proves AVX2; the slice holds the 8 elements that are written, and needs no alignment.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    fn abs(self, v: __m256) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), v) }
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m256) -> f32 {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+}
+
+impl Lanes for Avx512 {
+    type V = __m512;
+    const WIDTH: usize = 16;
+
+    instructions! {
+        add(a, b) = _mm512_add_ps;
+        sub(a, b) = _mm512_sub_ps;
+        mul(a, b) = _mm512_mul_ps;
+        div(a, b) = _mm512_div_ps;
+        mul_add(a, b, c) = _mm512_fmadd_ps;
+        // Both give their second operand when either is NaN.
+        min(bound, value) = _mm512_min_ps;
+        max(bound, value) = _mm512_max_ps;
+        abs(v) = _mm512_abs_ps;
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m512 {
+        let from = &from[..Self::WIDTH];
+        // SAFETY: `self` proves AVX-512; the slice holds the 16 elements that are read, and needs no alignment.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: __m512, to: &mut [f32]) {
+        let to = &mut to[..Self::WIDTH];
+        // SAFETY: `self` proves AVX-512; the slice holds the 16 elements that are written, and needs no alignment.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_reduce_add_ps(v) }
+    }
+}

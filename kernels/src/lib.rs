@@ -1,0 +1,67 @@
+//! Numeric kernels: plain slices come in, plain slices go out, one folder per op. Never here: a tensor library, a model, a
+//! file, a clock, a thread.
+//!
+//! Every op has a plain form with f64 accumulation (`cpu.rs`), which is what the op *means*, and fast forms that are held
+//! against it by the suite in [`testing`]: vector code for the CPU it runs on (`simd.rs`, chosen at run time, see
+//! [`launch`]) and CUDA C (`cuda.cu`, compiled to PTX with the feature `cuda`).
+//!
+//! A call uses the calling thread alone. Rows are independent of each other, so a caller with a pool splits the rows; a
+//! row's result does not depend on which other rows are beside it.
+
+#![warn(missing_docs)]
+
+pub mod gelu;
+pub mod launch;
+pub mod layer_norm;
+pub mod mean_pool;
+pub mod testing;
+
+pub use gelu::gelu;
+pub use layer_norm::layer_norm;
+pub use mean_pool::mean_pool;
+
+/// One line of the op table: an op and the backends that it is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Op {
+    /// The op's name, which is also its folder under `src/`.
+    pub name: &'static str,
+    /// The backends, each of which is a file in the folder: `cpu` is `cpu.rs` (the oracle), `simd` is `simd.rs`, `cuda` is
+    /// `cuda.cu`.
+    pub backends: &'static [&'static str],
+}
+
+/// Every op, by name, with the backends that it is written for. One op a line: `cargo xtask tidy` reads it.
+#[rustfmt::skip]
+pub const OPS: &[Op] = &[
+    Op { name: "gelu", backends: &["cpu", "simd", "cuda"] },
+    Op { name: "layer_norm", backends: &["cpu", "simd", "cuda"] },
+    Op { name: "mean_pool", backends: &["cpu", "simd", "cuda"] },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::OPS;
+
+    const FILES: &[(&str, &str)] = &[("cpu", "cpu.rs"), ("simd", "simd.rs"), ("cuda", "cuda.cu")];
+
+    #[test]
+    fn the_table_names_exactly_the_folders_and_files_that_exist() {
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut folders: Vec<String> = std::fs::read_dir(&src)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.path().join("cpu.rs").exists())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        folders.sort();
+        let named: Vec<&str> = OPS.iter().map(|op| op.name).collect();
+        assert_eq!(folders, named, "folders under kernels/src with an op, and the table OPS in kernels/src/lib.rs");
+        for op in OPS {
+            let there: Vec<&str> =
+                FILES.iter().filter(|(_, file)| src.join(op.name).join(file).exists()).map(|(name, _)| *name).collect();
+            assert_eq!(there, op.backends, "backends of {}", op.name);
+        }
+    }
+}
