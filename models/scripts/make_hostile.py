@@ -43,7 +43,9 @@ def external(location: str, name: str = "w", count: int = len(WEIGHTS)) -> Tenso
     return tensor
 
 
-def model(nodes: list, *, initialisers: list = (), sparse: list = (), functions: list = (), domains: list = ()) -> bytes:
+def model(
+    nodes: list, *, initialisers: list = (), sparse: list = (), functions: list = (), domains: list = ()
+) -> bytes:
     """A graph x f32 [4] -> y f32 [4] of the given parts, as bytes."""
     graph = helper.make_graph(
         nodes,
@@ -54,7 +56,9 @@ def model(nodes: list, *, initialisers: list = (), sparse: list = (), functions:
         sparse_initializer=list(sparse),
     )
     opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    proto: ModelProto = helper.make_model(graph, opset_imports=opsets, functions=list(functions), producer_name="neurogrid")
+    proto: ModelProto = helper.make_model(
+        graph, opset_imports=opsets, functions=list(functions), producer_name="neurogrid"
+    )
     proto.ir_version = IR_VERSION
     return proto.SerializeToString(deterministic=True)
 
@@ -109,15 +113,32 @@ def onnx_files() -> list[File]:
     foreign = helper.make_node("Steal", ["x"], ["y"], domain=FOREIGN_DOMAIN)
     foreign_call, foreign_body = function(helper.make_node("Steal", ["a"], ["b"], domain=FOREIGN_DOMAIN))
     data_call, data_body = function(helper.make_node("Constant", [], ["b"], value=external(outside, "c")))
-    external_indices = TensorProto(name="w_indices", data_type=TensorProto.INT64, dims=[2], data_location=TensorProto.EXTERNAL)
+    external_indices = TensorProto(
+        name="w_indices", data_type=TensorProto.INT64, dims=[2], data_location=TensorProto.EXTERNAL
+    )
     external_indices.external_data.add(key="location", value=outside)
     constant_sparse = helper.make_node("Constant", [], ["w"], sparse_value=sparse(external(outside, "v", 2), indices))
     whole = model(add_w(), initialisers=[numpy_helper.from_array(WEIGHTS, "w")])
     return [
         ("good.onnx", whole, None, "plain operators, weights inside the file"),
-        ("external_inside.onnx", model(add_w(), initialisers=[external("weights.bin")]), None, "external data in a file beside the model"),
-        ("good_if.onnx", model(choice(helper.make_node("Constant", [], ["b"], value=numpy_helper.from_array(WEIGHTS, "c")))), None, "a constant inside a branch"),
-        ("good_sparse.onnx", model(add_w(), sparse=[sparse(values, indices)]), None, "a sparse initialiser inside the file"),
+        (
+            "external_inside.onnx",
+            model(add_w(), initialisers=[external("weights.bin")]),
+            None,
+            "external data in a file beside the model",
+        ),
+        (
+            "good_if.onnx",
+            model(choice(helper.make_node("Constant", [], ["b"], value=numpy_helper.from_array(WEIGHTS, "c")))),
+            None,
+            "a constant inside a branch",
+        ),
+        (
+            "good_sparse.onnx",
+            model(add_w(), sparse=[sparse(values, indices)]),
+            None,
+            "a sparse initialiser inside the file",
+        ),
         ("custom_domain.onnx", model([foreign], domains=[FOREIGN_DOMAIN]), "domain", "an operator of a foreign domain"),
         (
             "custom_domain_in_branch.onnx",
@@ -133,7 +154,14 @@ def onnx_files() -> list[File]:
         ),
         (
             "program.onnx",
-            model([helper.make_node("EPContext", ["x"], ["y"], domain=KNOWN_DOMAIN, ep_cache_context="program", embed_mode=1)], domains=[KNOWN_DOMAIN]),
+            model(
+                [
+                    helper.make_node(
+                        "EPContext", ["x"], ["y"], domain=KNOWN_DOMAIN, ep_cache_context="program", embed_mode=1
+                    )
+                ],
+                domains=[KNOWN_DOMAIN],
+            ),
             "program",
             "an operator that carries a compiled program",
         ),
@@ -144,17 +172,42 @@ def onnx_files() -> list[File]:
             "external",
             "external data at an address of the process, in ONNX Runtime's own notation",
         ),
-        ("external_parent.onnx", model(add_w(), initialisers=[external(outside)]), "external", "external data above the model's folder"),
-        ("external_absolute.onnx", model(add_w(), initialisers=[external("/etc/passwd")]), "external", "external data at an absolute path"),
+        (
+            "external_parent.onnx",
+            model(add_w(), initialisers=[external(outside)]),
+            "external",
+            "external data above the model's folder",
+        ),
+        (
+            "external_absolute.onnx",
+            model(add_w(), initialisers=[external("/etc/passwd")]),
+            "external",
+            "external data at an absolute path",
+        ),
         (
             "external_back_and_forth.onnx",
             model(add_w(), initialisers=[external("weights/../../weights.bin")]),
             "external",
             "external data above the model's folder by a path that starts inside it",
         ),
-        ("external_windows.onnx", model(add_w(), initialisers=[external("..\\..\\secret.bin")]), "external", "external data above the model's folder, with backslashes"),
-        ("external_drive.onnx", model(add_w(), initialisers=[external("C:\\secret.bin")]), "external", "external data on another drive"),
-        ("external_empty.onnx", model(add_w(), initialisers=[external("")]), "external", "external data without a file name"),
+        (
+            "external_windows.onnx",
+            model(add_w(), initialisers=[external("..\\..\\secret.bin")]),
+            "external",
+            "external data above the model's folder, with backslashes",
+        ),
+        (
+            "external_drive.onnx",
+            model(add_w(), initialisers=[external("C:\\secret.bin")]),
+            "external",
+            "external data on another drive",
+        ),
+        (
+            "external_empty.onnx",
+            model(add_w(), initialisers=[external("")]),
+            "external",
+            "external data without a file name",
+        ),
         (
             "external_sparse_values.onnx",
             model(add_w(), sparse=[sparse(external(outside, "w", 2), indices)]),
@@ -173,17 +226,32 @@ def onnx_files() -> list[File]:
             "external",
             "external data in a node's attribute",
         ),
-        ("external_sparse_constant.onnx", model([constant_sparse, *add_w()]), "external", "external data in the sparse tensor of a node's attribute"),
+        (
+            "external_sparse_constant.onnx",
+            model([constant_sparse, *add_w()]),
+            "external",
+            "external data in the sparse tensor of a node's attribute",
+        ),
         (
             "external_in_branch.onnx",
             model(choice(helper.make_node("Constant", [], ["b"], value=external(outside, "c")))),
             "external",
             "external data inside the branch of an If",
         ),
-        ("external_in_function.onnx", model(data_call, functions=data_body, domains=[KNOWN_DOMAIN]), "external", "external data inside a function of the model"),
+        (
+            "external_in_function.onnx",
+            model(data_call, functions=data_body, domains=[KNOWN_DOMAIN]),
+            "external",
+            "external data inside a function of the model",
+        ),
         ("cut_off.onnx", whole[: len(whole) // 2], "damaged", "the second half of the file is missing"),
         ("empty.onnx", b"", "damaged", "no byte at all"),
-        ("pickle_as.onnx", pickle.dumps({"weight": [1.0]}, protocol=4), "pickle", "a pickle under the name of an ONNX file"),
+        (
+            "pickle_as.onnx",
+            pickle.dumps({"weight": [1.0]}, protocol=4),
+            "pickle",
+            "a pickle under the name of an ONNX file",
+        ),
     ]
 
 
@@ -201,7 +269,10 @@ def torch_zip() -> bytes:
     """A zip as torch.save writes it: a pickle named data.pkl among others. Its dates are fixed, so that its bytes are."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in (("archive/data.pkl", pickle.dumps({"weight": [1.0, 2.0]}, protocol=2)), ("archive/version", b"3\n")):
+        for name, content in (
+            ("archive/data.pkl", pickle.dumps({"weight": [1.0, 2.0]}, protocol=2)),
+            ("archive/version", b"3\n"),
+        ):
             archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
     return out.getvalue()
 
@@ -219,23 +290,70 @@ def safetensors_files() -> list[File]:
         ("cut_data.safetensors", good[:-4], "damaged", "the file ends inside a tensor"),
         ("trailing.safetensors", good + b"more", "damaged", "bytes that belong to no tensor"),
         ("header_2_to_60.safetensors", safetensors(one, data, length=2**60), "damaged", "a header of 2^60 bytes"),
-        ("header_2_to_64.safetensors", safetensors(one, data, length=2**64 - 1), "damaged", "a header length that overflows when 8 is added"),
+        (
+            "header_2_to_64.safetensors",
+            safetensors(one, data, length=2**64 - 1),
+            "damaged",
+            "a header length that overflows when 8 is added",
+        ),
         ("header_no_json.safetensors", safetensors(b"{not json", data), "damaged", "a header that is not JSON"),
         ("header_no_utf8.safetensors", safetensors(b'{"\xff\xfe":{}}', data), "damaged", "a header that is not UTF-8"),
-        ("overlap.safetensors", safetensors({"a": entry(0, 12, [3]), "b": entry(8, 16, [2])}, data), "damaged", "two tensors that share bytes"),
-        ("hole.safetensors", safetensors({"a": entry(0, 4, [1]), "b": entry(8, 16, [2])}, data), "damaged", "bytes between two tensors"),
-        ("past_the_end.safetensors", safetensors({"w": entry(0, 1600, [400])}, data), "damaged", "a tensor that ends after the file"),
-        ("backwards.safetensors", safetensors({"w": entry(16, 0, [4])}, data), "damaged", "a tensor that ends before it starts"),
-        ("wrong_size.safetensors", safetensors({"w": entry(0, 16, [5])}, data), "damaged", "a shape that needs more bytes than the tensor has"),
-        ("overflowing_shape.safetensors", safetensors({"w": entry(0, 16, [huge, huge])}, data), "damaged", "a shape whose size overflows"),
-        ("unknown_type.safetensors", safetensors({"w": entry(0, 16, [4], "F33")}, data), "damaged", "an unknown number type"),
+        (
+            "overlap.safetensors",
+            safetensors({"a": entry(0, 12, [3]), "b": entry(8, 16, [2])}, data),
+            "damaged",
+            "two tensors that share bytes",
+        ),
+        (
+            "hole.safetensors",
+            safetensors({"a": entry(0, 4, [1]), "b": entry(8, 16, [2])}, data),
+            "damaged",
+            "bytes between two tensors",
+        ),
+        (
+            "past_the_end.safetensors",
+            safetensors({"w": entry(0, 1600, [400])}, data),
+            "damaged",
+            "a tensor that ends after the file",
+        ),
+        (
+            "backwards.safetensors",
+            safetensors({"w": entry(16, 0, [4])}, data),
+            "damaged",
+            "a tensor that ends before it starts",
+        ),
+        (
+            "wrong_size.safetensors",
+            safetensors({"w": entry(0, 16, [5])}, data),
+            "damaged",
+            "a shape that needs more bytes than the tensor has",
+        ),
+        (
+            "overflowing_shape.safetensors",
+            safetensors({"w": entry(0, 16, [huge, huge])}, data),
+            "damaged",
+            "a shape whose size overflows",
+        ),
+        (
+            "unknown_type.safetensors",
+            safetensors({"w": entry(0, 16, [4], "F33")}, data),
+            "damaged",
+            "an unknown number type",
+        ),
         ("torch_zip.safetensors", torch_zip(), "pickle", "a zip with a pickle, as torch.save writes it"),
         ("torch_zip.bin", torch_zip(), "pickle", "a zip with a pickle, as torch.save writes it, under its usual name"),
     ]
     for protocol in (2, 3, 4, 5):
         content = pickle.dumps({"weight": [1.0, 2.0]}, protocol=protocol)
         files.append((f"pickle_{protocol}.safetensors", content, "pickle", f"a pickle of protocol {protocol}"))
-    files.append(("pickle_2.bin", pickle.dumps({"weight": [1.0, 2.0]}, protocol=2), "pickle", "a pickle of protocol 2, under its usual name"))
+    files.append(
+        (
+            "pickle_2.bin",
+            pickle.dumps({"weight": [1.0, 2.0]}, protocol=2),
+            "pickle",
+            "a pickle of protocol 2, under its usual name",
+        )
+    )
     return files
 
 
@@ -252,8 +370,15 @@ def check_with_safetensors(folder: Path, files: list[File]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes hostile and damaged ONNX and safetensors files, and index.json that says why each must be refused. Reads nothing.")
-    parser.add_argument("--out", type=Path, default=DATA / "hostile", help="folder to write into; it is emptied first (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description="Writes hostile and damaged ONNX and safetensors files, and index.json that says why each must be refused. Reads nothing."
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DATA / "hostile",
+        help="folder to write into; it is emptied first (default: %(default)s)",
+    )
     arguments = parser.parse_args()
 
     shutil.rmtree(arguments.out, ignore_errors=True)

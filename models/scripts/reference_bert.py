@@ -56,16 +56,25 @@ class Config:
     @staticmethod
     def read(folder: Path) -> "Config":
         """Reads config.json; exits with what is wrong where the checkpoint is no BERT that we compute."""
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise SystemExit(f"{folder}: no {name}; name a folder that holds a BERT checkpoint")
         raw = json.loads((folder / "config.json").read_text())
         architecture = (raw.get("architectures") or ["BertModel"])[0]
         if raw.get("model_type") != "bert" or architecture not in ("BertModel", "BertForSequenceClassification"):
-            raise SystemExit(f"{folder}: {architecture} of type {raw.get('model_type')} is not BertModel or BertForSequenceClassification")
+            raise SystemExit(
+                f"{folder}: {architecture} of type {raw.get('model_type')} is not BertModel or BertForSequenceClassification"
+            )
         if raw.get("hidden_act", "gelu") not in ("gelu", "relu"):
             raise SystemExit(f"{folder}: hidden_act {raw['hidden_act']} is unknown; gelu (by erf) and relu are")
         if raw.get("position_embedding_type", "absolute") != "absolute":
-            raise SystemExit(f"{folder}: position_embedding_type {raw['position_embedding_type']} is unknown; absolute is")
+            raise SystemExit(
+                f"{folder}: position_embedding_type {raw['position_embedding_type']} is unknown; absolute is"
+            )
         if raw["hidden_size"] % raw["num_attention_heads"]:
-            raise SystemExit(f"{folder}: hidden_size {raw['hidden_size']} does not divide by {raw['num_attention_heads']} heads")
+            raise SystemExit(
+                f"{folder}: hidden_size {raw['hidden_size']} does not divide by {raw['num_attention_heads']} heads"
+            )
         return Config(
             hidden=raw["hidden_size"],
             layers=raw["num_hidden_layers"],
@@ -137,7 +146,9 @@ class Bert:
     def hidden_states(self, ids: list[int], types: list[int]) -> np.ndarray:
         """The last encoder layer's output [s, h] for one text's token ids and token types."""
         if len(ids) > self.config.positions:
-            raise ValueError(f"{len(ids)} tokens, but the model knows {self.config.positions} positions; shorten the text")
+            raise ValueError(
+                f"{len(ids)} tokens, but the model knows {self.config.positions} positions; shorten the text"
+            )
         x = (
             self.weights["embeddings.word_embeddings.weight"][ids]
             + self.weights["embeddings.position_embeddings.weight"][: len(ids)]
@@ -181,7 +192,9 @@ def main() -> None:
     parser.add_argument("text", help="the text")
     parser.add_argument("--pair", help="a second text, for models that read pairs")
     parser.add_argument("--model", type=Path, help="checkpoint folder (default: the installed all-MiniLM-L6-v2)")
-    parser.add_argument("--pooling", choices=("mean", "cls"), default="mean", help="how an embedding is pooled (default: mean)")
+    parser.add_argument(
+        "--pooling", choices=("mean", "cls"), default="mean", help="how an embedding is pooled (default: mean)"
+    )
     arguments = parser.parse_args()
 
     folder = arguments.model or minilm_folder()

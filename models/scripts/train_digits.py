@@ -69,7 +69,10 @@ class Mlp:
     def random(sizes: list[int], random: np.random.Generator) -> "Mlp":
         """He et al. 2015: normal weights of variance 2 / inputs, which keep a ReLU network's signal in range; biases 0."""
         pairs = list(zip(sizes[:-1], sizes[1:]))
-        return Mlp([random.normal(0, np.sqrt(2 / fan_in), (out, fan_in)) for fan_in, out in pairs], [np.zeros(out) for _, out in pairs])
+        return Mlp(
+            [random.normal(0, np.sqrt(2 / fan_in), (out, fan_in)) for fan_in, out in pairs],
+            [np.zeros(out) for _, out in pairs],
+        )
 
     def astype(self, kind: type) -> "Mlp":
         return Mlp([weight.astype(kind) for weight in self.weights], [bias.astype(kind) for bias in self.biases])
@@ -134,7 +137,10 @@ def onnx_model(model: Mlp) -> onnx.ModelProto:
     initialisers = [numpy_helper.from_array(np.array(INPUT_SCALE, dtype=np.float32), "input_scale")]
     for index, (weight, bias) in enumerate(zip(model.weights, model.biases)):
         name, last = f"layers.{index}", index + 1 == len(model.weights)
-        initialisers += [numpy_helper.from_array(weight, f"{name}.weight"), numpy_helper.from_array(bias, f"{name}.bias")]
+        initialisers += [
+            numpy_helper.from_array(weight, f"{name}.weight"),
+            numpy_helper.from_array(bias, f"{name}.bias"),
+        ]
         out = "logits" if last else f"{name}.out"
         nodes.append(helper.make_node("Gemm", [x, f"{name}.weight", f"{name}.bias"], [out], name=name, transB=1))
         if not last:
@@ -177,7 +183,9 @@ def check_files(folder: Path, pixels: np.ndarray, expected: np.ndarray) -> None:
     """Both files, read back and run, must give the f64 logits but for f32 rounding, and be small enough to bundle."""
     tensors = load_file(folder / "model.safetensors")
     count = len(LAYERS) - 1
-    read = Mlp([tensors[f"layers.{i}.weight"] for i in range(count)], [tensors[f"layers.{i}.bias"] for i in range(count)])
+    read = Mlp(
+        [tensors[f"layers.{i}.weight"] for i in range(count)], [tensors[f"layers.{i}.bias"] for i in range(count)]
+    )
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     answers = {
         "model.safetensors": read.logits(pixels.astype(np.float32)),
@@ -198,8 +206,15 @@ def main() -> None:
         description="Trains the digits classifier on scikit-learn's digits with a fixed seed and split, prints its accuracy on the held-out quarter, "
         f"and fails below {ACCURACY_MIN:.0%}. Writes model.safetensors, model.onnx and config.json into a folder, and the held-out digits into a JSON file."
     )
-    parser.add_argument("--out", type=Path, default=MODELS / "bundled/digits", help="folder for the model (default: %(default)s)")
-    parser.add_argument("--heldout", type=Path, default=MODELS / "tests/data/digits_heldout.json", help="file for the held-out digits (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=MODELS / "bundled/digits", help="folder for the model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--heldout",
+        type=Path,
+        default=MODELS / "tests/data/digits_heldout.json",
+        help="file for the held-out digits (default: %(default)s)",
+    )
     arguments = parser.parse_args()
 
     pixels, labels = load_digits(return_X_y=True)
@@ -211,7 +226,9 @@ def main() -> None:
     logits = exact.logits(pixels_test)
     reached = accuracy(logits, labels_test)
     correct = int((logits.argmax(axis=1) == labels_test).sum())
-    print(f"trained on {len(labels_train)} digits; training accuracy {accuracy(exact.logits(pixels_train), labels_train):.2%}")
+    print(
+        f"trained on {len(labels_train)} digits; training accuracy {accuracy(exact.logits(pixels_train), labels_train):.2%}"
+    )
     print(f"held-out accuracy {reached:.2%} ({correct} of {len(labels_test)})")
     if reached < ACCURACY_MIN:
         raise SystemExit(f"below {ACCURACY_MIN:.0%}: nothing written")
