@@ -12,7 +12,7 @@ use std::{
 
 /// Builds the CUDA executable on a machine without a GPU or a CUDA toolkit.
 ///
-/// Downloads the compiler and libraries as Python wheels (about 600 MB) into target/cuda, makes a stand-in for the
+/// Downloads the compiler and libraries as Python wheels (650 MB, 1.2 GB unpacked) into target/cuda, makes a stand-in for the
 /// driver's library to link against, and runs `cargo build --release --package neurogrid --features cuda`. The build
 /// takes about 14 CPU-minutes; run nothing beside it. The executable starts only where NVIDIA's driver is installed
 /// (580 or newer): for machines without one, build without `--features cuda`.
@@ -119,6 +119,7 @@ fn unpack_wheels(root: &Path, folder: &Path) -> Result<()> {
         }
     }
     process::output(&mut unpack)?;
+    fs::remove_dir_all(&wheels).with_context(|| format!("cannot remove {}", wheels.display()))?;
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
 }
 
@@ -212,7 +213,8 @@ fn cudarc_declarations(root: &Path) -> Result<PathBuf> {
 
 /// Names of the driver's functions: what the source declares as `fn cu…(`, with a capital after the `cu`.
 fn driver_functions(source: &str) -> BTreeSet<&str> {
-    let declared = source.lines().filter_map(|line| line.split_once("fn cu").map(|(before, _)| &line[before.len() + 3..]));
+    let declared =
+        source.lines().filter_map(|line| line.split_once("fn cu").map(|(before, _)| &line[before.len() + 3..]));
     let names = declared.filter_map(|rest| rest.split_once('(').map(|(name, _)| name));
     names
         .filter(|name| name[2..].starts_with(|first: char| first.is_ascii_uppercase()))

@@ -11,7 +11,7 @@ use std::{
 
 /// Writes the golden data of the tests again, from the reference implementations.
 ///
-/// Runs every script of models/scripts whose name begins with `golden_` or `train_`, in a Python environment of its own
+/// Runs every script of models/scripts whose name begins with `make_` or `train_`, in a Python environment of its own
 /// (target/golden-venv) from models/scripts/requirements.txt. Tests need none of this: what it writes is kept in the
 /// repository. Look at the difference before you commit it: golden data changes only when the reference does.
 #[derive(clap::Args)]
@@ -21,7 +21,7 @@ pub(crate) struct Options {
 }
 
 /// Names of scripts that write files of the repository begin so.
-const WRITERS: [&str; 2] = ["golden_", "train_"];
+const WRITERS: [&str; 2] = ["make_", "train_"];
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     let folder = root.join("models/scripts");

@@ -26,6 +26,8 @@ use std::{
 ///   NEUROGRID_TEST_SKIPPED      what could not be installed, separated by commas
 ///   NEUROGRID_BIN               the neurogrid executable, built for this run
 ///
+/// They are written to target/test-env.sh too: `. target/test-env.sh` before running tests by hand.
+///
 /// Examples: `cargo xtask test`, `cargo xtask test --fast`, `cargo xtask test batch::policy`.
 #[derive(clap::Args, Default)]
 #[command(verbatim_doc_comment)]
@@ -33,6 +35,9 @@ pub(crate) struct Options {
     /// Leave out clippy and the end-to-end tests
     #[arg(long)]
     fast: bool,
+    /// Prepare what the tests need, write target/test-env.sh, and run nothing
+    #[arg(long)]
+    prepare_only: bool,
     /// Run only the tests whose names contain one of these
     filter: Vec<String>,
 }
@@ -47,6 +52,12 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     let mut report = Report::default();
     let mut variables = Variables::new();
 
+    if options.prepare_only {
+        report.step("python", |report| python_environment(root, &target, &mut variables, report));
+        write_shell_file(&target, &variables)?;
+        println!("\n== summary\n{report}");
+        return Ok(report.passed());
+    }
     report.step("tidy", |_| tidy::check(root));
     report.step("format", |_| process::succeeds(process::cargo(root).args(["fmt", "--all", "--check"])));
     report.step("python", |report| python_environment(root, &target, &mut variables, report));
@@ -63,11 +74,26 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
             let name = format!("neurogrid{}", env::consts::EXE_SUFFIX);
             variables.insert("NEUROGRID_BIN", target.join("debug").join(name));
         }
+        write_shell_file(&target, &variables)?;
         report.step("tests", |report| tests(root, options, &target, &variables, report));
     }
 
     println!("\n== summary after {:.0} s\n{report}", start.elapsed().as_secs_f64());
     Ok(report.passed())
+}
+
+/// Writes the variables for a shell to read, for tests that are run by hand.
+fn write_shell_file(target: &Path, variables: &Variables) -> Result<()> {
+    let file = target.join("test-env.sh");
+    let lines: String = variables.iter().map(|(name, value)| exported(name, &value.to_string_lossy())).collect();
+    fs::write(&file, lines).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("`. {}` sets these variables for tests that are run by hand", file.display());
+    Ok(())
+}
+
+/// One line of a shell, with the value quoted.
+fn exported(name: &str, value: &str) -> String {
+    format!("export {name}='{}'\n", value.replace('\'', r"'\''"))
 }
 
 /// Installs the Python packages and prepares the models. What is missing is noted; only a broken export is a failure.
@@ -255,6 +281,11 @@ SKIPPED: no GPU</system-err>
         let found = skips_in(junit);
         let found: Vec<(&str, &str)> = found.iter().map(|(test, why)| (test.as_str(), why.as_str())).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_value_with_a_quote_survives_the_shell() {
+        assert_eq!(exported("A", "it's $HOME"), "export A='it'\\''s $HOME'\n");
     }
 
     #[test]
