@@ -4,4 +4,9 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod client;
+pub mod fake;
+pub mod identity;
+pub mod session;
+pub mod spool;
 pub mod wire;

@@ -46,7 +46,7 @@ pub struct Capabilities {
     /// Memory free for models, of the roomiest device, in bytes; says whether a model may fit.
     #[serde(default)]
     pub memory_bytes_free: u64,
-    /// How many attempts it holds at once for this coordinator, a small prefetch included.
+    /// How many attempts it holds at once for this coordinator, a small prefetch included; see [`Heartbeat::slots`].
     pub slots: u32,
 }
 
@@ -81,11 +81,14 @@ pub struct Welcome {
     pub refused: Vec<Attempt>,
 }
 
-/// How a worker is. Sent every [`Settings::heartbeat_ms`], and at once when its free slots or models change.
+/// How a worker is. Sent every [`Settings::heartbeat_ms`], and at once when its slots or models change.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// How many more attempts it takes now; 0 while it drains or is paused. The coordinator never offers more than
-    /// this beyond what it has offered since.
+    /// How many attempts it holds at once for this coordinator; 0 while it drains or is paused. The coordinator keeps
+    /// what it offered and what is neither declined nor reported yet at or below this, so no credit goes astray: a
+    /// `decline`, `result` or `failed` frees a place at once.
+    pub slots: u32,
+    /// How many of them were free when this was written.
     pub slots_free: u32,
     /// Attempts whose leases this renews: running, or finished and not acknowledged.
     pub running: Vec<Attempt>,
