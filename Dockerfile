@@ -38,9 +38,10 @@ COPY deploy/healthy /usr/local/bin/healthy
 COPY LICENSE /usr/share/doc/neurogrid/LICENSE
 
 USER neurogrid
-WORKDIR /var/lib/neurogrid/state
+WORKDIR /var/lib/neurogrid
 # Models are kept in the cache; the node's key and the coordinator's database in the state.
-ENV XDG_CACHE_HOME=/var/lib/neurogrid/cache \
+ENV NEUROGRID_CACHE_DIR=/var/lib/neurogrid/cache \
+    NEUROGRID_DATA_DIR=/var/lib/neurogrid/state \
     NEUROGRID_WORKER_BIND=0.0.0.0:8080 \
     NEUROGRID_COORDINATOR_BIND=0.0.0.0:3001
 VOLUME ["/var/lib/neurogrid/cache", "/var/lib/neurogrid/state"]
