@@ -1,9 +1,16 @@
 //! What callers ask of a model and what they get: pure preparation before the device and pure finishing after it.
 //! A [`Pipeline`] belongs to one loaded model and is shared by the CPU threads.
 
+mod classify;
+mod embed;
+mod infer;
+pub mod limits;
 mod pipeline;
+mod rerank;
+mod tokenizer;
 
 pub use pipeline::{Pending, Pipeline, Prepared};
+pub use tokenizer::Tokenizer;
 
 use crate::tensor::NamedTensor;
 

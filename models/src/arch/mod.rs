@@ -1,0 +1,102 @@
+//! The architectures that Candle runs here, one line each. Weights and a `config.json` go in, a model that computes
+//! on padded batches or on named tensors comes out. Nothing here opens a file.
+
+pub mod bert;
+pub mod mlp;
+#[cfg(feature = "candle")]
+mod ops;
+#[cfg(feature = "candle")]
+mod weights;
+
+#[cfg(feature = "candle")]
+pub use weights::Weights;
+
+#[cfg(feature = "candle")]
+use crate::engine::TensorSpec;
+#[cfg(feature = "candle")]
+use crate::load::Error;
+#[cfg(feature = "candle")]
+use crate::manifest::Manifest;
+use serde_json::Value;
+
+/// Every architecture. A manifest's `architecture` names one of them.
+pub const ALL: &[Architecture] = &[bert::ARCHITECTURE, mlp::ARCHITECTURE];
+
+/// One architecture.
+#[derive(Debug)]
+pub struct Architecture {
+    /// Its name in manifests, which is its folder here.
+    pub name: &'static str,
+    /// Whether a `config.json` describes a model of this architecture.
+    pub claims: fn(&Value) -> bool,
+    /// Makes the model.
+    #[cfg(feature = "candle")]
+    pub build: fn(&Value, &Manifest, &Weights<'_>) -> Result<Model, Error>,
+}
+
+/// A model of some architecture.
+#[cfg(feature = "candle")]
+pub enum Model {
+    /// Token sequences to one vector each.
+    Encoder(Box<dyn Encoder>),
+    /// Rows of named tensors to rows of named tensors.
+    Rows(Box<dyn Rows>),
+}
+
+/// Token sequences of different lengths, padded to the longest. Row-major.
+#[cfg(feature = "candle")]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Padded {
+    /// Tokens of each sequence, `[b]`, each at least 1.
+    pub lengths: Vec<usize>,
+    /// The longest of them, `l`.
+    pub longest: usize,
+    /// Token ids, `[b, l]`, 0 where padded.
+    pub ids: Vec<u32>,
+    /// Segment ids, `[b, l]`, 0 where padded.
+    pub type_ids: Vec<u32>,
+}
+
+/// What an encoder takes.
+#[cfg(feature = "candle")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Token ids are below this.
+    pub vocabulary: usize,
+    /// Segment ids are below this.
+    pub types: usize,
+    /// Tokens of a sequence at most, special tokens included.
+    pub tokens: usize,
+    /// Length of the vector that comes out.
+    pub vector: usize,
+}
+
+/// A model that turns token sequences into vectors.
+#[cfg(feature = "candle")]
+pub trait Encoder: Send + Sync {
+    /// What it takes.
+    fn bounds(&self) -> Bounds;
+
+    /// One vector per sequence: pooled as the manifest says, or a head's logits. `[b, v]`, in f32, on the model's
+    /// device. Every id has been checked against [`Encoder::bounds`].
+    ///
+    /// # Errors
+    /// What the device says.
+    fn forward(&self, batch: &Padded) -> candle_core::Result<candle_core::Tensor>;
+}
+
+/// A model that turns rows of one tensor into rows of another.
+#[cfg(feature = "candle")]
+pub trait Rows: Send + Sync {
+    /// Its only input; f32, `[n, …]`.
+    fn input(&self) -> TensorSpec;
+
+    /// Its only output; f32, `[n, …]`.
+    fn output(&self) -> TensorSpec;
+
+    /// `[n, …]` to `[n, …]`, in f32.
+    ///
+    /// # Errors
+    /// What the device says.
+    fn forward(&self, rows: &candle_core::Tensor) -> candle_core::Result<candle_core::Tensor>;
+}

@@ -1,0 +1,110 @@
+//! Models inside the executable, so that a machine without a network answers at once. Nothing goes in; manifests and
+//! files come out, which the cache writes to disk like any other model's.
+
+use crate::manifest::{File, Manifest, Task};
+use sha2::Digest;
+
+/// A model inside the executable.
+#[derive(Debug)]
+pub struct Bundled {
+    /// Its name.
+    pub name: &'static str,
+    /// Its version; raised whenever a byte of its files changes.
+    pub version: &'static str,
+    /// What it is for.
+    pub task: Task,
+    /// Its architecture.
+    pub architecture: &'static str,
+    /// Class names by index.
+    pub labels: &'static [&'static str],
+    /// SPDX expression.
+    pub license: &'static str,
+    /// Paths in the model's folder, and contents.
+    pub files: &'static [(&'static str, &'static [u8])],
+}
+
+/// A classifier of 8×8 images of handwritten digits: input `pixels`, `FP32 [n, 64]`, 0 to 16; output `logits`.
+/// `models/scripts/train_digits.py` makes it.
+const DIGITS: Bundled = Bundled {
+    name: "digits",
+    version: "1",
+    task: Task::Classify,
+    architecture: "mlp",
+    labels: &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+    license: "Apache-2.0",
+    files: &[
+        ("README.md", include_bytes!("../bundled/digits/README.md")),
+        ("config.json", include_bytes!("../bundled/digits/config.json")),
+        ("model.onnx", include_bytes!("../bundled/digits/model.onnx")),
+        ("model.safetensors", include_bytes!("../bundled/digits/model.safetensors")),
+    ],
+};
+
+/// Every bundled model.
+pub fn all() -> &'static [Bundled] {
+    &[DIGITS]
+}
+
+impl Bundled {
+    /// Its manifest.
+    pub fn manifest(&self) -> Manifest {
+        let file = |(path, content): &(&str, &[u8])| File {
+            path: (*path).into(),
+            sha256: data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(content)),
+            bytes: content.len() as u64,
+        };
+        Manifest {
+            name: self.name.into(),
+            version: self.version.into(),
+            task: self.task,
+            architecture: self.architecture.into(),
+            files: self.files.iter().map(file).collect(),
+            precision: "f32".into(),
+            license: Some(self.license.into()),
+            source: Some("bundled".into()),
+            pooling: None,
+            normalize: false,
+            max_tokens: None,
+            labels: self.labels.iter().map(|label| (*label).into()).collect(),
+        }
+    }
+
+    /// Writes its files into a folder, which is made if it is missing.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write(&self, folder: &std::path::Path) -> std::io::Result<()> {
+        for (path, content) in self.files {
+            let path = folder.join(path);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            std::fs::write(path, content)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bundled_model_has_a_valid_manifest() {
+        for bundled in all() {
+            assert_eq!(bundled.manifest().check(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_inspect_finds_in_the_files_is_what_the_manifest_says() {
+        for bundled in all() {
+            let folder = tempfile::tempdir().unwrap();
+            bundled.write(folder.path()).unwrap();
+            let found = crate::load::inspect(folder.path(), Some(bundled.name), Some(bundled.version), None).unwrap();
+            let manifest = bundled.manifest();
+            assert_eq!((&found.files, found.task), (&manifest.files, manifest.task));
+            assert_eq!((&found.labels, &found.architecture), (&manifest.labels, &manifest.architecture));
+        }
+    }
+}

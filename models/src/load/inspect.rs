@@ -1,0 +1,318 @@
+//! A folder with a plain checkpoint goes in, a manifest for it comes out, with every file hashed. It reads
+//! configuration and headers only, loads no weights and writes nothing.
+
+use super::Error;
+use super::safetensors::Checkpoint;
+use crate::arch;
+use crate::manifest::{self, File, Manifest, Pooling, Task};
+use serde_json::Value;
+use sha2::Digest;
+use std::io::Read;
+use std::path::Path;
+
+/// The model's configuration.
+pub const CONFIG: &str = "config.json";
+/// The model's tokenizer.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// How sentence-transformers pools.
+const POOLING: &str = "1_Pooling/config.json";
+/// Which steps sentence-transformers runs.
+const MODULES: &str = "modules.json";
+/// Where sentence-transformers keeps the longest sequence.
+const SENTENCE: &str = "sentence_bert_config.json";
+/// Settings of the tokenizer, the longest sequence among them.
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// The readme, whose head names the licence.
+const README: &str = "README.md";
+
+/// Files of a checkpoint that are used besides weights.
+const SIDE_FILES: &[&str] =
+    &[CONFIG, TOKENIZER, POOLING, MODULES, SENTENCE, TOKENIZER_CONFIG, README, super::safetensors::INDEX];
+/// Where exporters put the graph. Variants beside it (`model_O2.onnx`, `model_quint8_avx2.onnx`, …) are left alone:
+/// which one is wanted is not for us to guess.
+const GRAPHS: &[&str] = &["model.onnx", "onnx/model.onnx"];
+/// Endings of external data as exporters name it.
+const EXTERNAL: &[&str] = &["model.onnx_data", "model.onnx.data", "onnx/model.onnx_data", "onnx/model.onnx.data"];
+
+/// Whether a file of a checkpoint's repository belongs to the model: for sources that choose what to fetch.
+pub fn is_wanted(path: &str) -> bool {
+    let is_weights = path.ends_with(".safetensors") && !path.contains('/');
+    is_weights || SIDE_FILES.contains(&path) || GRAPHS.contains(&path) || EXTERNAL.contains(&path)
+}
+
+/// Makes a manifest for a checkpoint as sentence-transformers, transformers or an ONNX exporter writes it.
+///
+/// `name` defaults to the folder's name in lower case, `version` to `1`.
+///
+/// # Errors
+/// When there are no weights that can be loaded, when the architecture is unknown and there is no ONNX graph, or when
+/// a file is broken.
+pub fn inspect(
+    folder: &Path,
+    name: Option<&str>,
+    version: Option<&str>,
+    source: Option<&str>,
+) -> Result<Manifest, Error> {
+    let mut manifest = Manifest {
+        name: name.map_or_else(|| default_name(folder), str::to_string),
+        version: version.unwrap_or("1").into(),
+        task: Task::Infer,
+        architecture: "onnx".into(),
+        files: list(folder)?,
+        precision: "f32".into(),
+        license: license(folder),
+        source: source.map(str::to_string),
+        pooling: None,
+        normalize: true,
+        max_tokens: None,
+        labels: vec![],
+    };
+    refuse_without_weights(folder, &manifest)?;
+    manifest.check()?;
+    let checkpoint = Checkpoint::open(folder, &manifest)?;
+    if manifest.has_safetensors() {
+        manifest.precision = checkpoint.precision().into();
+    }
+    let config = optional_json(folder, CONFIG)?.unwrap_or(Value::Null);
+    match arch::ALL.iter().find(|architecture| (architecture.claims)(&config)) {
+        Some(architecture) => manifest.architecture = architecture.name.into(),
+        None if manifest.has_onnx() => {}
+        None => return Err(unknown_architecture(&config)),
+    }
+    describe(&mut manifest, folder, &config, &checkpoint)?;
+    Ok(manifest)
+}
+
+/// Task, labels, pooling and the longest sequence.
+fn describe(manifest: &mut Manifest, folder: &Path, config: &Value, checkpoint: &Checkpoint) -> Result<(), Error> {
+    let has = |path: &str| manifest.files.iter().any(|file| file.path == path);
+    let has_head = config["architectures"][0].as_str().is_some_and(|a| a.ends_with("ForSequenceClassification"));
+    let takes_tokens = has(TOKENIZER);
+    let head_rows = checkpoint.tensor("classifier.weight").and_then(|t| t.shape.first().copied());
+    // transformers leaves `id2label` out when there are two classes.
+    let labels = labels(config, head_rows, if has_head { 2 } else { 0 });
+    manifest.task = match (takes_tokens, has_head, labels.len()) {
+        (true, true, 0 | 1) => Task::Rerank,
+        (true, true, _) => Task::Classify,
+        (true, false, _) => Task::Embed,
+        (false, _, 2..) => Task::Classify,
+        (false, ..) => Task::Infer,
+    };
+    if manifest.task == Task::Classify {
+        manifest.labels = labels;
+    }
+    if !takes_tokens {
+        return Ok(());
+    }
+    if manifest.task == Task::Embed {
+        manifest.pooling = Some(pooling(optional_json(folder, POOLING)?.as_ref())?);
+        if let Some(modules) = optional_json(folder, MODULES)? {
+            let steps = modules.as_array().map_or(&[][..], Vec::as_slice);
+            let is = |name: &str| steps.iter().any(|m| m["type"].as_str().is_some_and(|t| t.ends_with(name)));
+            if is(".Dense") {
+                return Err(Error::config(MODULES, "a Dense step after pooling is not supported"));
+            }
+            manifest.normalize = is(".Normalize");
+        }
+    }
+    let length = |value: Option<Value>, key: &str| value.and_then(|v| v[key].as_u64()).filter(|n| *n < 1 << 20);
+    let limits = [
+        length(optional_json(folder, SENTENCE)?, "max_seq_length"),
+        length(optional_json(folder, TOKENIZER_CONFIG)?, "model_max_length"),
+        length(Some(config.clone()), "max_position_embeddings"),
+    ];
+    manifest.max_tokens = limits.into_iter().flatten().min().map(|n| n as usize);
+    Ok(())
+}
+
+/// The class names of `id2label`, by index: as many as the head has rows, where that is known.
+fn labels(config: &Value, head_rows: Option<usize>, unnamed: usize) -> Vec<String> {
+    let map = config["id2label"].as_object();
+    let name = |index: usize| map?.get(&index.to_string())?.as_str().map(str::to_string);
+    let count = head_rows.unwrap_or(map.map_or(unnamed, serde_json::Map::len));
+    (0..count).map(|index| name(index).unwrap_or_else(|| default_label(index))).collect()
+}
+
+/// The name of a class that has none.
+pub(crate) fn default_label(index: usize) -> String {
+    format!("LABEL_{index}")
+}
+
+/// sentence-transformers' flags, of which exactly one may be set; without the file the mean, as it does itself.
+fn pooling(config: Option<&Value>) -> Result<Pooling, Error> {
+    let Some(config) = config else { return Ok(Pooling::Mean) };
+    let modes = [
+        ("pooling_mode_mean_tokens", Some(Pooling::Mean)),
+        ("pooling_mode_cls_token", Some(Pooling::Cls)),
+        ("pooling_mode_lasttoken", Some(Pooling::Last)),
+        ("pooling_mode_max_tokens", None),
+        ("pooling_mode_mean_sqrt_len_tokens", None),
+        ("pooling_mode_weightedmean_tokens", None),
+    ];
+    let set: Vec<_> = modes.into_iter().filter(|(key, _)| config[*key].as_bool() == Some(true)).collect();
+    match set[..] {
+        [(_, Some(pooling))] => Ok(pooling),
+        _ => Err(Error::config(POOLING, "only mean, cls or lasttoken pooling, one of them, is supported")),
+    }
+}
+
+fn unknown_architecture(config: &Value) -> Error {
+    let name = config["architectures"][0].as_str().or(config["model_type"].as_str()).unwrap_or("none");
+    let known: Vec<_> = arch::ALL.iter().map(|architecture| architecture.name).collect();
+    let known = known.join(", ");
+    Error::config(
+        CONFIG,
+        format!("architecture {name:?} is not one of {known}; add an ONNX export of the model as model.onnx"),
+    )
+}
+
+fn refuse_without_weights(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
+    if manifest.has_safetensors() || manifest.has_onnx() {
+        return Ok(());
+    }
+    for pickle in ["pytorch_model.bin", "model.pt", "model.ckpt"] {
+        if folder.join(pickle).exists() {
+            return Err(Error::Unsafe { path: pickle.into(), kind: "a Python pickle" });
+        }
+    }
+    Err(manifest::Error::NoWeights.into())
+}
+
+/// The folder's wanted files with their digests, in the paths' order. Any `.onnx` file at the top is taken when none
+/// has the usual name, and so is the external data beside a graph that its own check accepts.
+fn list(folder: &Path) -> Result<Vec<File>, Error> {
+    let mut paths = Vec::new();
+    walk(folder, "", &mut paths)?;
+    paths.sort();
+    let top_graphs: Vec<_> = paths.iter().filter(|p| p.ends_with(".onnx") && !p.contains('/')).cloned().collect();
+    let usual = GRAPHS.iter().copied().find(|graph| paths.iter().any(|path| path == graph));
+    let graph = match (usual, top_graphs.as_slice()) {
+        (Some(usual), _) => Some(usual.to_string()),
+        (None, [only]) => Some(only.clone()),
+        (None, []) => None,
+        (None, several) => {
+            let names = several.join(", ");
+            return Err(Error::config("*.onnx", format!("{names}: keep one graph, or call it model.onnx")));
+        }
+    };
+    let beside = |path: &str| {
+        let folder_of = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_string());
+        graph.as_deref().is_some_and(|g| folder_of(g) == folder_of(path)) && is_external_data(path)
+    };
+    paths.retain(|path| {
+        let is_other_graph = path.ends_with(".onnx") && graph.as_ref() != Some(path);
+        !is_other_graph && (is_wanted(path) || graph.as_ref() == Some(path) || beside(path))
+    });
+    paths.iter().map(|path| hash(folder, path)).collect()
+}
+
+/// Names that exporters give to external data.
+fn is_external_data(path: &str) -> bool {
+    [".onnx_data", ".onnx.data", ".data", ".weight", ".weights"].iter().any(|ending| path.ends_with(ending))
+}
+
+/// Collects regular files, two levels deep: enough for `1_Pooling/config.json` and `onnx/model.onnx`.
+fn walk(folder: &Path, prefix: &str, paths: &mut Vec<String>) -> Result<(), Error> {
+    let directory = folder.join(prefix);
+    let entries = std::fs::read_dir(&directory).map_err(|e| Error::io(&directory, &e))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io(&directory, &e))?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        let metadata = std::fs::metadata(entry.path()).map_err(|e| Error::io(entry.path(), &e))?;
+        if metadata.is_dir() && prefix.is_empty() {
+            walk(folder, &path, paths)?;
+        } else if metadata.is_file() {
+            paths.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// A file of a manifest, read once from beginning to end.
+fn hash(folder: &Path, path: &str) -> Result<File, Error> {
+    let mut reader = std::fs::File::open(folder.join(path)).map_err(|e| Error::io(path, &e))?;
+    let mut digest = sha2::Sha256::new();
+    let mut buffer = vec![0u8; 1 << 18];
+    let mut bytes = 0;
+    loop {
+        match reader.read(&mut buffer).map_err(|e| Error::io(path, &e))? {
+            0 => break,
+            n => {
+                digest.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+        }
+    }
+    Ok(File { path: path.into(), sha256: data_encoding::HEXLOWER.encode(&digest.finalize()), bytes })
+}
+
+/// A JSON file that must be there.
+pub(crate) fn read_json(folder: &Path, path: &str) -> Result<Value, Error> {
+    let text = std::fs::read(folder.join(path)).map_err(|e| Error::io(path, &e))?;
+    serde_json::from_slice(&text).map_err(|e| Error::config(path, format!("is not JSON: {e}")))
+}
+
+fn optional_json(folder: &Path, path: &str) -> Result<Option<Value>, Error> {
+    if folder.join(path).exists() { read_json(folder, path).map(Some) } else { Ok(None) }
+}
+
+/// The folder's name with what a model's name may hold; `model` when nothing is left.
+fn default_name(folder: &Path) -> String {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    let name = folder.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let name: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    let name = name.trim_start_matches(['.', '_', '-']);
+    if name.is_empty() { "model".into() } else { name.chars().take(128).collect() }
+}
+
+/// `license: …` of the readme's head (YAML between two lines of dashes).
+fn license(folder: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(folder.join(README)).ok()?;
+    let mut lines = text.lines();
+    lines.next().filter(|line| line.trim_end() == "---")?;
+    let head = lines.take_while(|line| line.trim_end() != "---");
+    let value = head.filter_map(|line| line.strip_prefix("license:")).next()?;
+    let value = value.trim().trim_matches(['"', '\'']);
+    (!value.is_empty()).then(|| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_pooling(json: &str, want: Option<Pooling>) {
+        let config: Value = serde_json::from_str(json).unwrap();
+        assert_eq!(pooling(Some(&config)).ok(), want, "{json}");
+    }
+
+    #[test]
+    fn exactly_one_known_pooling_is_accepted() {
+        check_pooling(r#"{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}"#, Some(Pooling::Mean));
+        check_pooling(r#"{"pooling_mode_cls_token": true}"#, Some(Pooling::Cls));
+        check_pooling(r#"{"pooling_mode_lasttoken": true}"#, Some(Pooling::Last));
+        check_pooling(r#"{"pooling_mode_max_tokens": true}"#, None);
+        check_pooling(r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#, None);
+        check_pooling("{}", None);
+    }
+
+    #[test]
+    fn what_is_fetched_of_a_repository_is_what_is_used() {
+        for path in ["model.safetensors", "model-00001-of-00002.safetensors", "config.json", "onnx/model.onnx"] {
+            assert!(is_wanted(path), "{path}");
+        }
+        for path in
+            ["pytorch_model.bin", "onnx/model_O3.onnx", "openvino/openvino_model.bin", "vocab.txt", "a/x.safetensors"]
+        {
+            assert!(!is_wanted(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn names_are_made_from_folders() {
+        assert_eq!(default_name(Path::new("/nowhere/All MiniLM_L6")), "all-minilm_l6");
+        assert_eq!(default_name(Path::new("/nowhere/__")), "model");
+        assert_eq!(default_name(Path::new("/")), "model");
+    }
+}
