@@ -25,7 +25,7 @@ impl StandIn {
     fn compile(flags: &[&str]) -> Option<Self> {
         let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in/nvml.c");
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder for the library can be made");
         let library = folder.path().join("libnvidia-ml.so.1");
         let mut command = std::process::Command::new(&compiler);
         command.args(["-shared", "-fPIC", "-w", "-o"]).arg(&library).arg(source).args(flags);
@@ -54,7 +54,7 @@ fn child(environment: &[(&str, &str)]) -> probe::Command {
     let no_vulkan = [("VK_DRIVER_FILES", "/nonexistent"), ("VK_ICD_FILENAMES", "/nonexistent")];
     let variable = |&(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
     probe::Command {
-        program: std::env::current_exe().unwrap(),
+        program: std::env::current_exe().expect("this executable has a path"),
         args: args.map(OsString::from).to_vec(),
         environment: no_vulkan.iter().chain(environment).map(variable).collect(),
     }

@@ -76,6 +76,17 @@ pub enum Limit {
     Quota,
 }
 
+impl Cpu {
+    /// All caches of the last level together; 0 where they are not known.
+    pub fn last_level_cache_bytes(&self) -> u64 {
+        let last = self.caches.iter().max_by_key(|cache| cache.level);
+        last.map_or(0, |cache| {
+            let count = self.logical_cores.div_ceil(cache.shared_by.unwrap_or(self.logical_cores).max(1));
+            cache.size_bytes.saturating_mul(count as u64)
+        })
+    }
+}
+
 impl Default for Threads {
     /// One thread, which every machine has.
     fn default() -> Self {
@@ -207,7 +218,8 @@ fn instruction_sets() -> Vec<String> {
         "avx512fp16"
     )
     .into_iter()
-    .filter_map(|(name, there)| there.then(|| name.to_owned()))
+    .filter(|&(_, there)| there)
+    .map(|(name, _)| name.to_owned())
     .collect();
     // The standard library does not tell of AMX yet. The system has to grant it to a process that asks.
     if let Some(features) = raw_cpuid::CpuId::new().get_extended_feature_info() {
@@ -216,7 +228,7 @@ fn instruction_sets() -> Vec<String> {
             ("amx-int8", features.has_amx_int8()),
             ("amx-bf16", features.has_amx_bf16()),
         ];
-        found.extend(amx.into_iter().filter_map(|(name, there)| there.then(|| name.to_owned())));
+        found.extend(amx.into_iter().filter(|&(_, there)| there).map(|(name, _)| name.to_owned()));
     }
     found
 }
@@ -228,7 +240,8 @@ fn instruction_sets() -> Vec<String> {
     }
     detected!("neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "fhm")
         .into_iter()
-        .filter_map(|(name, there)| there.then(|| name.to_owned()))
+        .filter(|&(_, there)| there)
+        .map(|(name, _)| name.to_owned())
         .collect()
 }
 
@@ -359,6 +372,20 @@ mod tests {
                 Cache { level: 3, size_bytes: 32 << 20, shared_by: None }
             ]
         );
+    }
+
+    #[test]
+    fn the_last_level_caches_of_all_sockets_are_added_up() {
+        let check = |logical_cores: usize, shared_by: Option<usize>, bytes: u64| {
+            let cache = |level, size_bytes| Cache { level, size_bytes, shared_by };
+            let cpu = Cpu { logical_cores, caches: vec![cache(1, 32), cache(3, 1000)], ..Cpu::default() };
+            assert_eq!(cpu.last_level_cache_bytes(), bytes);
+        };
+        check(16, Some(16), 1000);
+        check(64, Some(16), 4000);
+        check(2, Some(16), 1000);
+        check(8, None, 1000);
+        assert_eq!(Cpu::default().last_level_cache_bytes(), 0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The disk that holds the models: in goes a path, out go the size and the free space of the file system that it is on.
 //! It never writes, and the path need not exist yet.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,7 +12,7 @@ use super::Finding;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = hardware::Disk)]
 pub struct Disk {
-    /// The path that was asked about.
+    /// The path that was asked about, from the root.
     pub path: String,
     /// Size of the file system.
     pub total_bytes: u64,
@@ -25,18 +25,13 @@ pub struct Disk {
 /// # Errors
 /// A finding when the system does not tell.
 pub fn at(path: &Path) -> Result<Disk, Finding> {
-    let existing = nearest_existing(path);
-    let (total_bytes, free_bytes) = space(&existing).map_err(|reason| {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let existing = path.ancestors().find(|part| part.exists()).unwrap_or(&path);
+    let (total_bytes, free_bytes) = space(existing).map_err(|reason| {
         Finding::warning("disk.unknown", format!("{}: free space is not known: {reason}", path.display()))
             .with_remedy("check that the path can be read, or choose another storage path")
     })?;
     Ok(Disk { path: path.display().to_string(), total_bytes, free_bytes })
-}
-
-/// The path, or the closest folder above it that is there.
-fn nearest_existing(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    path.ancestors().find(|part| part.exists()).unwrap_or(&path).to_owned()
 }
 
 #[cfg(unix)]

@@ -80,7 +80,7 @@ const WARM_CELSIUS: f64 = 80.0;
 const HOT_CELSIUS: f64 = 90.0;
 
 /// The score and its reasons.
-pub fn health(inputs: &Inputs) -> Health {
+pub fn assess(inputs: &Inputs) -> Health {
     let mut reasons = Vec::new();
     let mut cost = |code: &str, points: u8, message: String, recommendation: &str| {
         if points > 0 {
@@ -185,7 +185,7 @@ mod tests {
     const GB: u64 = 1_000_000_000;
 
     fn check(inputs: Inputs, score: u8, codes: &[&str]) {
-        let health = health(&inputs);
+        let health = assess(&inputs);
         let found: Vec<&str> = health.reasons.iter().map(|reason| reason.code.as_str()).collect();
         assert_eq!((health.score, found.as_slice()), (score, codes), "{health:?}");
         assert!(health.reasons.iter().all(|reason| !reason.recommendation.is_empty() && !reason.message.is_empty()));

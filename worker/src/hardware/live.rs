@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use utoipa::ToSchema;
 
-use super::{Disk, Finding, Memory, cgroup, cpu, disk, network, nvidia, probe};
+use super::{Disk, Finding, Memory, Profile, cgroup, cpu, disk, network, nvidia, pci, probe};
 
 /// How the machine is sampled.
 #[derive(Debug, Clone)]
@@ -38,6 +38,20 @@ impl Options {
             probe: None,
             nvml_library: None,
             probe_timeout: Duration::from_secs(15),
+        }
+    }
+
+    /// As the machine was profiled, with GPUs where there is an NVIDIA card: one without a driver too, since the driver may
+    /// be installed meanwhile.
+    pub fn of(profile: &Profile, options: &super::Options) -> Self {
+        let on_the_bus = profile.pci_cards.iter().any(|card| card.vendor_id == pci::NVIDIA);
+        let to_be_asked = on_the_bus || !profile.nvidia.gpus.is_empty();
+        let command = || options.probe.clone().or_else(|| probe::Command::this_executable().ok());
+        Self {
+            probe: if to_be_asked { command() } else { None },
+            nvml_library: options.nvml_library.clone(),
+            probe_timeout: options.probe_timeout,
+            ..Self::new(&options.storage_path)
         }
     }
 }

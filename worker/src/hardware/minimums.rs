@@ -10,7 +10,7 @@ use super::Profile;
 
 /// The least that a machine must have; what is absent is not asked for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 #[schema(as = hardware::Minimums)]
 pub struct Minimums {
     /// Usable CPU threads, after quota and affinity.

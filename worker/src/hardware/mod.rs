@@ -28,7 +28,7 @@ use utoipa::ToSchema;
 pub use cpu::threads;
 pub use disk::Disk;
 pub use finding::{Finding, Severity};
-pub use health::{Health, health};
+pub use health::Health;
 pub use memory::Memory;
 pub use minimums::{Minimums, Shortfall, shortfalls};
 pub use probe::run_probe_child;
@@ -148,8 +148,13 @@ pub async fn profile(options: Options) -> Profile {
     profile.findings.extend(unseen_cards(&profile));
     if options.measure {
         // Last, when nothing else of ours runs.
-        let (count, available) = (profile.threads.count, profile.memory.available_bytes);
-        let measured = tokio::task::spawn_blocking(move || speed::measure(count, available, options.matmul)).await;
+        let bench = speed::Bench {
+            threads: profile.threads.count,
+            available_bytes: profile.memory.available_bytes,
+            cache_bytes: profile.cpu.last_level_cache_bytes(),
+            matmul: options.matmul,
+        };
+        let measured = tokio::task::spawn_blocking(move || speed::measure(&bench)).await;
         match measured {
             Ok((measured, findings)) => {
                 profile.measured = Some(measured);
@@ -282,6 +287,23 @@ mod tests {
         check(&[("0000:03:00.0", 0x1002)], &[], &["adapters.card_without_driver"]);
         // A virtual machine's console.
         check(&[("0000:00:02.0", 0x1234)], &[], &[]);
+    }
+
+    #[test]
+    fn every_type_of_a_profile_has_a_schema_of_its_own_in_the_description_of_the_api() {
+        let mut schemas = Vec::new();
+        <Profile as ToSchema>::schemas(&mut schemas);
+        <live::Sample as ToSchema>::schemas(&mut schemas);
+        let mut seen = std::collections::BTreeMap::new();
+        for (name, schema) in schemas {
+            assert!(name.starts_with("hardware."), "{name}");
+            let schema = serde_json::to_string(&schema).unwrap();
+            let first = seen.entry(name.clone()).or_insert_with(|| schema.clone());
+            assert_eq!(*first, schema, "two types are called {name}");
+        }
+        for name in ["hardware.Gpu", "hardware.Adapter", "hardware.Disk", "hardware.GpuSample", "hardware.Finding"] {
+            assert!(seen.contains_key(name), "{name} is not in {:?}", seen.keys());
+        }
     }
 
     #[test]

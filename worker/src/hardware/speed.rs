@@ -19,8 +19,10 @@ pub type Matmul = fn(usize, usize, usize, usize) -> f64;
 const EDGE: usize = 1024;
 /// How long a measurement should take: long enough for the clock to settle.
 const MEASURE_FOR: Duration = Duration::from_millis(300);
-/// What is copied in all, at least: several times the last-level cache, which is up to 128 MiB a socket.
-const COPY_BYTES_MIN: u64 = 256 << 20;
+/// What is copied in a round, in last-level caches: of four caches full, little is still there when the next round begins.
+const COPY_CACHES: u64 = 4;
+/// What is copied in a round at least, for machines that do not tell their caches: four times 32 MiB.
+const COPY_BYTES_MIN: u64 = 128 << 20;
 /// The share of free memory that a measurement may take.
 const MEMORY_SHARE: u64 = 8;
 
@@ -39,15 +41,28 @@ pub struct Measured {
     pub threads: usize,
 }
 
-/// Measures with `threads` threads and without taking more than a share of `available_bytes` of memory.
-pub fn measure(threads: usize, available_bytes: u64, multiply: Option<Matmul>) -> (Measured, Vec<Finding>) {
+/// What a measurement needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Bench {
+    /// Threads that may run.
+    pub threads: usize,
+    /// Free memory, of which only a share is taken.
+    pub available_bytes: u64,
+    /// Size of all last-level caches, or 0.
+    pub cache_bytes: u64,
+    /// The matrix product to measure, if any.
+    pub matmul: Option<Matmul>,
+}
+
+/// Measures what can be measured, and says what cannot.
+pub fn measure(bench: &Bench) -> (Measured, Vec<Finding>) {
     let mut findings = Vec::new();
-    let memory_bandwidth_bytes_per_s = memory_bandwidth(threads, available_bytes);
+    let memory_bandwidth_bytes_per_s = memory_bandwidth(bench);
     if memory_bandwidth_bytes_per_s.is_none() {
-        let message = format!("memory bandwidth was not measured: {} MiB are free", available_bytes >> 20);
+        let message = format!("memory bandwidth was not measured: {} MiB are free", bench.available_bytes >> 20);
         findings.push(Finding::warning("speed.no_memory", message).with_remedy("free memory and profile again"));
     }
-    let f32_matmul_flops_per_s = multiply.and_then(|multiply| {
+    let f32_matmul_flops_per_s = bench.matmul.and_then(|multiply| {
         let rate = matmul(multiply);
         if rate.is_none() {
             let message = "the matrix rate was not measured: the library gave no time";
@@ -55,15 +70,17 @@ pub fn measure(threads: usize, available_bytes: u64, multiply: Option<Matmul>) -
         }
         rate
     });
-    (Measured { memory_bandwidth_bytes_per_s, f32_matmul_flops_per_s, threads }, findings)
+    (Measured { memory_bandwidth_bytes_per_s, f32_matmul_flops_per_s, threads: bench.threads }, findings)
 }
 
 /// Bytes read plus written per second, or `None` when too little memory is free for blocks larger than the caches.
-fn memory_bandwidth(threads: usize, available_bytes: u64) -> Option<f64> {
+fn memory_bandwidth(bench: &Bench) -> Option<f64> {
     const ROUNDS: usize = 5;
-    let threads = threads.max(1);
-    let copied = COPY_BYTES_MIN.min(available_bytes / MEMORY_SHARE / 2);
-    if copied < COPY_BYTES_MIN / 4 {
+    let threads = bench.threads.max(1);
+    let wanted = bench.cache_bytes.saturating_mul(COPY_CACHES).max(COPY_BYTES_MIN);
+    // Two blocks: one is read, one is written.
+    let copied = wanted.min(bench.available_bytes / MEMORY_SHARE / 2);
+    if copied < wanted / 4 {
         return None;
     }
     let block = usize::try_from(copied).ok()? / threads / size_of::<u64>();
@@ -113,11 +130,13 @@ fn matmul(multiply: Matmul) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const ENOUGH: u64 = 4 << 30;
+    fn bench(available_bytes: u64, matmul: Option<Matmul>) -> Bench {
+        Bench { threads: 2, available_bytes, cache_bytes: 8 << 20, matmul }
+    }
 
     #[test]
     fn bandwidth_is_a_positive_number_and_no_gpu_is_spoken_of() {
-        let (measured, findings) = measure(2, ENOUGH, None);
+        let (measured, findings) = measure(&bench(4 << 30, None));
         let bandwidth = measured.memory_bandwidth_bytes_per_s.unwrap();
         assert!(bandwidth.is_finite() && bandwidth > 0.0);
         assert_eq!((measured.f32_matmul_flops_per_s, measured.threads, findings), (None, 2, vec![]));
@@ -125,7 +144,7 @@ mod tests {
 
     #[test]
     fn with_too_little_memory_the_figure_is_absent_and_the_finding_says_so() {
-        let (measured, findings) = measure(2, 64 << 20, None);
+        let (measured, findings) = measure(&bench(64 << 20, None));
         assert_eq!(measured.memory_bandwidth_bytes_per_s, None);
         assert_eq!(findings[0].code, "speed.no_memory");
     }
@@ -143,7 +162,7 @@ mod tests {
         for broken in [(|_, _, _, _| f64::NAN) as Matmul, |_, _, _, _| 0.0, |_, _, _, _| -1.0] {
             assert_eq!(matmul(broken), None);
         }
-        let (measured, findings) = measure(1, ENOUGH, Some(|_, _, _, _| f64::NAN));
+        let (measured, findings) = measure(&bench(4 << 30, Some(|_, _, _, _| f64::NAN)));
         assert_eq!(measured.f32_matmul_flops_per_s, None);
         assert_eq!(findings[0].code, "speed.no_matmul");
     }

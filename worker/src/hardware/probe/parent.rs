@@ -240,7 +240,11 @@ struct Running {
 impl Running {
     fn start(command: &Command) -> Result<Self, Failure> {
         let failed = |reason: String| Failure::NotStarted { program: command.program.display().to_string(), reason };
-        let mut process = tokio::process::Command::new(&command.program)
+        let mut starting = tokio::process::Command::new(&command.program);
+        // Ctrl-C at a terminal is for the parent: it ends the child when it has no more questions.
+        #[cfg(unix)]
+        starting.process_group(0);
+        let mut process = starting
             .args(&command.args)
             .envs(command.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
