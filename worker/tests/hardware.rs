@@ -224,7 +224,8 @@ async fn a_query_that_hangs_is_killed_and_costs_its_own_figure() {
 
 #[tokio::test]
 async fn a_driver_that_prints_is_noted_and_loses_nothing() {
-    let print = [("STAND_IN_PRINT", "nvmlDeviceGetTemperature")];
+    // The last query before the card is told: what is printed there stands on the line of the answer.
+    let print = [("STAND_IN_PRINT", "nvmlDeviceGetCurrPcieLinkWidth")];
     let Some(profile) = profile(&[], &print, PATIENT).await else { return };
     assert_eq!(profile.nvidia.gpus, [card(0)]);
     check_only_finding(&profile, "nvidia.probe_chatter", &["a driver's own words"]);
