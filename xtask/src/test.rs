@@ -21,7 +21,7 @@ use std::{
 ///
 ///   NEUROGRID_TEST_PYTHON       Python with the client packages
 ///   NEUROGRID_TEST_MINILM       folder of the all-MiniLM-L6-v2 checkpoint (safetensors)
-///   NEUROGRID_TEST_MINILM_ONNX  folder of the same model as an ONNX graph, exported by models/scripts
+///   NEUROGRID_TEST_MINILM_ONNX  folder of the same, with the ONNX graph that models/scripts exports beside it
 ///   NEUROGRID_TEST_ORT          ONNX Runtime's shared library
 ///   NEUROGRID_TEST_SKIPPED      what could not be installed, separated by commas
 ///   NEUROGRID_BIN               the neurogrid executable, built for this run
@@ -64,18 +64,19 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     if options.fast {
         report.leave_out("clippy", "--fast");
         report.leave_out("end-to-end tests", "--fast");
-        report.step("tests", |report| tests(root, options, &target, &variables, report));
     } else {
         let lint = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         report.step("clippy", |_| process::succeeds(process::cargo(root).args(lint)));
-        let built =
-            report.step("build", |_| process::succeeds(process::cargo(root).args(["build", "-p", "neurogrid"])));
-        if built {
-            let name = format!("neurogrid{}", env::consts::EXE_SUFFIX);
-            variables.insert("NEUROGRID_BIN", target.join("debug").join(name));
-        }
+    }
+    // The executable and the tests in one build: cargo then chooses each dependency's features, and builds it, once.
+    let build = ["build", "--workspace", "--bins", "--tests"];
+    if report.step("build", |_| process::succeeds(process::cargo(root).args(build))) {
+        let name = format!("neurogrid{}", env::consts::EXE_SUFFIX);
+        variables.insert("NEUROGRID_BIN", target.join("debug").join(name));
         write_shell_file(&target, &variables)?;
         report.step("tests", |report| tests(root, options, &target, &variables, report));
+    } else {
+        report.leave_out("tests", "the build failed");
     }
 
     println!("\n== summary after {:.0} s\n{report}", start.elapsed().as_secs_f64());
@@ -139,12 +140,12 @@ fn python_environment(root: &Path, target: &Path, variables: &mut Variables, rep
     Ok(true)
 }
 
-/// Makes a folder with the checkpoint as an ONNX graph in place of its weights, once for each version of the scripts.
+/// Makes a folder with the checkpoint and its ONNX graph beside it, once for each version of the scripts.
 fn export_minilm(root: &Path, target: &Path, python: &Path, checkpoint: &Path) -> Result<PathBuf> {
     let scripts = root.join("models/scripts");
     let folder = target.join("test-models/minilm");
     let stamp = folder.with_extension("made-from");
-    let mut recipe = format!("{}\n", checkpoint.display());
+    let mut recipe = format!("{} and its files\n", checkpoint.display());
     for script in ["export_minilm_onnx.py", "reference_bert.py"] {
         let path = scripts.join(script);
         recipe += &fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -163,33 +164,52 @@ fn export_minilm(root: &Path, target: &Path, python: &Path, checkpoint: &Path) -
             .arg(folder.join("model.onnx"))
             .env("PYTHONDONTWRITEBYTECODE", "1"),
     )?;
-    for entry in fs::read_dir(checkpoint).with_context(|| format!("cannot read {}", checkpoint.display()))? {
-        let path = entry?.path();
-        let name = path.file_name().expect("read_dir returns entries with names").to_owned();
-        // The weights are in the graph; hidden files belong to the package.
-        let weights = path.extension().is_some_and(|extension| extension == "safetensors");
-        if path.is_file() && !weights && !name.to_string_lossy().starts_with('.') {
-            fs::copy(&path, folder.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
-        }
-    }
+    link_files(checkpoint, &folder)?;
     fs::write(&stamp, recipe).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(folder)
+}
+
+/// Puts a checkpoint's files beside its graph, so that one folder serves every backend. Links where the file system can:
+/// the weights are large, and nobody writes them. Hidden files belong to the package.
+fn link_files(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().expect("read_dir returns entries with names");
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let beside = to.join(name);
+        if path.is_dir() {
+            fs::create_dir_all(&beside).with_context(|| format!("cannot make {}", beside.display()))?;
+            link_files(&path, &beside)?;
+            continue;
+        }
+        // Copying over a link would write into the package's file.
+        if beside.exists() {
+            fs::remove_file(&beside).with_context(|| format!("cannot remove {}", beside.display()))?;
+        }
+        if fs::hard_link(&path, &beside).is_err() {
+            fs::copy(&path, &beside).with_context(|| format!("cannot copy {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the tests with cargo-nextest where it is installed, else with `cargo test`.
 fn tests(root: &Path, options: &Options, target: &Path, variables: &Variables, report: &mut Report) -> Result<bool> {
     let nextest = process::output(process::cargo(root).args(["nextest", "--version"])).is_ok();
     let mut command = process::cargo(root);
-    command.args(if nextest {
-        ["nextest", "run", "--workspace"].as_slice()
+    if nextest {
+        command.args(["nextest", "run", "--workspace"]);
+        if options.fast {
+            command.args(["--filterset", "not package(e2e)"]);
+        }
     } else {
-        &["test", "--workspace", "--tests"]
-    });
-    if options.fast {
-        command.args(["--exclude", "e2e"]);
-    }
-    if !nextest {
-        command.args(["--no-fail-fast", "--", "--show-output"]);
+        command.args(["test", "--workspace", "--bins", "--lib", "--tests", "--no-fail-fast"]);
+        if options.fast {
+            command.args(["--exclude", "e2e"]);
+        }
+        command.args(["--", "--show-output"]);
     }
     command.args(&options.filter).envs(variables);
 

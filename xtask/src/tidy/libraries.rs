@@ -9,67 +9,85 @@ struct Known {
     room: &'static str,
     /// Parts of a path: a folder ends with `/`.
     places: &'static [&'static str],
+    /// A path in the library that the whole room may name; empty for none.
+    free: &'static str,
     why: &'static str,
 }
 
 const KNOWN: &[Known] = &[
-    Known { library: "axum", room: "worker/src/", places: &["http/"], why: "the rest of the worker serves no HTTP" },
+    Known {
+        library: "axum",
+        room: "worker/src/",
+        places: &["http/"],
+        free: "",
+        why: "the rest of the worker serves no HTTP",
+    },
     Known {
         library: "utoipa_axum",
         room: "worker/src/",
         places: &["http/"],
+        free: "",
         why: "routes are described beside their handlers",
     },
     Known {
         library: "axum",
         room: "coordinator/src/",
         places: &["http/"],
+        free: "",
         why: "the rest of the coordinator serves no HTTP",
     },
     Known {
         library: "utoipa_axum",
         room: "coordinator/src/",
         places: &["http/"],
+        free: "",
         why: "routes are described beside their handlers",
     },
     Known {
         library: "coordinator_client",
         room: "worker/src/",
-        // The API speaks in the wire's types, errors carry its codes, and the options hold the link's.
-        places: &["link/", "http/", "config/", "error.rs", "lib.rs"],
+        // Both the local API and the link speak in the wire's types; `convert.rs` is what they share.
+        places: &["link/", "http/", "config/", "convert.rs", "lib.rs"],
+        // Codes, priorities: the words of the API, which every error and task of the worker carries.
+        free: "coordinator_client::api",
         why: "work from a coordinator is work like any other once it is past link/",
     },
     Known {
         library: "rusqlite",
         room: "coordinator/src/",
         places: &["store/"],
+        free: "",
         why: "the rest of the coordinator knows the trait Store",
     },
     Known {
         library: "candle_core",
         room: "models/src/",
         places: &["backend/", "arch/", "load/"],
+        free: "",
         why: "Engine has no Candle type in it",
     },
     Known {
         library: "ort",
         room: "models/src/",
         places: &["backend/"],
+        free: "",
         why: "Engine has no type of ONNX Runtime in it",
     },
     Known {
         library: "nvml_wrapper",
         room: "worker/src/",
         places: &["hardware/"],
+        free: "",
         why: "the rest of the worker reads the profile",
     },
     Known {
         library: "wgpu",
         room: "worker/src/",
         places: &["hardware/"],
+        free: "",
         why: "the rest of the worker reads the profile",
     },
-    Known { library: "hf_hub", room: "worker/src/", places: &["cache/"], why: "only cache/ fetches models" },
+    Known { library: "hf_hub", room: "worker/src/", places: &["cache/"], free: "", why: "only cache/ fetches models" },
 ];
 
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
@@ -80,14 +98,21 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
             continue;
         }
         for (number, line) in source::code_only(text).lines().enumerate() {
-            for Known { library, places, why, .. } in ruled.iter().filter(|known| source::has_word(line, known.library))
-            {
+            for Known { library, places, why, .. } in ruled.iter().filter(|known| names(line, known)) {
                 let message = format!("`{library}` is known only in {}: {why}; move this there", places.join(", "));
                 findings.push(Finding::new(file, number + 1, message));
             }
         }
     }
     findings
+}
+
+/// True when the line names the library otherwise than by its free path.
+fn names(line: &str, known: &Known) -> bool {
+    match known.free {
+        "" => source::has_word(line, known.library),
+        free => source::has_word(&line.replace(free, ""), known.library),
+    }
 }
 
 /// True when the file is in the room and not in one of the places.
@@ -119,6 +144,7 @@ mod tests {
         let files = [
             ("worker/src/lib.rs", "//! x\nuse coordinator_client::wire;\n"),
             ("worker/src/batch/mod.rs", "//! x\nuse coordinator_client::wire;\n"),
+            ("worker/src/error.rs", "//! x\nuse coordinator_client::api::Code;\n"),
             ("worker/src/link/lib.rs", "//! x\nuse coordinator_client::wire;\n"),
         ];
         expect(check, &files, &[("worker/src/batch/mod.rs:2", "link/")]);
