@@ -1,0 +1,19 @@
+//! Real checkpoints are loaded on every backend and their answers compared with golden outputs of the f64 reference.
+//! One process has one ONNX runtime, so the tests of the other one are skipped aloud where all share a process.
+
+mod digits;
+mod encoders;
+mod hostile;
+mod limits;
+mod minilm;
+mod support;
+
+/// The same suite over every backend, one line each.
+macro_rules! on_every_backend {
+    ($($name:ident),* $(,)?) => {
+        mod on_candle { $(#[test] fn $name() { super::$name(crate::support::On::Candle) })* }
+        mod on_onnx_runtime { $(#[test] fn $name() { super::$name(crate::support::On::OnnxRuntime) })* }
+        mod on_tract { $(#[test] fn $name() { super::$name(crate::support::On::Tract) })* }
+    };
+}
+pub(crate) use on_every_backend;
