@@ -2,7 +2,7 @@
 //! Names, types and shapes were checked by the pipeline; what still does not fit is the caller's fault.
 
 use super::session::Opened;
-use crate::engine::{Engine, Error, Info, Item, Output};
+use crate::engine::{Engine, Error, Info, Item, Output, TensorSpec};
 use crate::load::onnx_check::Graph;
 use crate::tensor::{NamedTensor, Tensor};
 use bytes::BytesMut;
@@ -55,8 +55,7 @@ impl Engine for Rows {
 
     fn run(&mut self, items: &[Item]) -> Result<Vec<Output>, Error> {
         let tensors = items.iter().map(|item| match item {
-            Item::Tensors(tensors) if tensors.len() == self.opened.info.inputs.len() => Ok(tensors.as_slice()),
-            Item::Tensors(_) => Err(Error::Input("not every input of the model is there".into())),
+            Item::Tensors(tensors) => check(&self.opened.info.inputs, tensors).map(|()| tensors.as_slice()),
             Item::Tokens(_) => Err(Error::Input("this model takes tensors, not tokens".into())),
         });
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
@@ -69,6 +68,26 @@ impl Engine for Rows {
         }
         Ok(outputs)
     }
+}
+
+/// Whether an item has the graph's inputs, in its order. The pipeline checks the same in more words; here it keeps a
+/// wrong item from being told differently by each runtime.
+fn check(specs: &[TensorSpec], tensors: &[NamedTensor]) -> Result<(), Error> {
+    if tensors.len() != specs.len() {
+        return Err(Error::Input(format!("{} inputs for a model of {}", tensors.len(), specs.len())));
+    }
+    for (NamedTensor { name, tensor }, spec) in tensors.iter().zip(specs) {
+        let dims = tensor.shape().iter().zip(&spec.shape);
+        let fits = *name == spec.name
+            && tensor.datatype() == spec.datatype
+            && tensor.shape().len() == spec.shape.len()
+            && dims.into_iter().all(|(have, want)| want.is_none_or(|want| want == *have));
+        if !fits {
+            let (datatype, shape) = (tensor.datatype().name(), tensor.shape());
+            return Err(Error::Input(format!("input {name} {datatype} {shape:?} is not the model's {}", spec.name)));
+        }
+    }
+    Ok(())
 }
 
 /// Positions of items that can be joined. Graphs may leave sizes inside a row open, and then rows differ.
