@@ -1,6 +1,9 @@
 //! Real checkpoints are loaded on every backend and their answers compared with golden outputs of the f64 reference.
 //! One process has one ONNX runtime, so the tests of the other one are skipped aloud where all share a process.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
+#![expect(clippy::print_stdout, reason = "what is skipped is said aloud, and what was measured too")]
+
 mod digits;
 mod encoders;
 mod hostile;
