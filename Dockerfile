@@ -47,7 +47,7 @@ ENV NEUROGRID_CACHE_DIR=/var/lib/neurogrid/cache \
 VOLUME ["/var/lib/neurogrid/cache", "/var/lib/neurogrid/state"]
 EXPOSE 8080 3001
 STOPSIGNAL SIGTERM
-# For a coordinator: `--health-cmd "healthy 3001 /api/health"`.
+# For a coordinator: `--health-cmd "healthy 3001 /api/health/ready"`.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 CMD ["healthy"]
 ENTRYPOINT ["/usr/bin/tini", "--", "neurogrid"]
 CMD ["worker"]
