@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_tolerance_is_kept_to() {
         let within = Tolerance { absolute: 0.5, relative: 0.25 };
-        assert_eq!(compare(&[4.0], &[2.0], within).is_ok(), false);
+        assert!(compare(&[4.0], &[2.0], within).is_err());
         assert_eq!(compare(&[3.0], &[2.0], within), Ok(1.0));
     }
 

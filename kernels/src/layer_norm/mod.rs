@@ -9,7 +9,8 @@
 //!
 //! The vector code sums in f32, in at least 16 partial sums; it then takes the deviations' own sum into account, so that the
 //! result does not suffer from a mean that is large beside the deviations. A row whose variance leaves the range of f32, or
-//! that holds NaN or an infinity, is computed as the oracle does.
+//! that holds NaN or an infinity, is computed as the oracle does. (The CUDA code has no such way out: a
+//! variance beyond f32 gives rows of NaN or of the bias.)
 //!
 //! # Source
 //! Ba, Kiros, Hinton: Layer Normalization, 2016, arXiv:1607.06450, equations 3 and 4, over the last dimension. The residual

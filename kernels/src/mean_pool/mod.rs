@@ -10,7 +10,8 @@
 //! ```
 //!
 //! The vector code adds four rows in pairs and that to a running f32 sum: a sequence of 512 tokens takes 128 roundings per
-//! element. A sequence whose sums leave the range of f32, or that holds NaN or an infinity, is computed as the oracle does.
+//! element. A sequence whose sums leave the range of f32, or that holds NaN or an infinity, is computed as the oracle does. (The CUDA
+//! code has no such way out: it gives zeros or NaN.)
 //!
 //! # Source
 //! Reimers, Gurevych: Sentence-BERT, 2019, arXiv:1908.10084, section 3 (the MEAN strategy). `cu_seqlens` is the layout of
