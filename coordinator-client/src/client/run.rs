@@ -86,12 +86,14 @@ impl Service {
             driver.tell(Event::Recovered(Box::new(result))).await;
         }
         let mut stop_by = None;
+        let mut ticked_at = driver.started;
         loop {
             driver.show();
             if stop_by.is_some() && driver.is_finished() {
                 break;
             }
-            let tick_at = driver.next_tick();
+            let tick_at = driver.next_tick(ticked_at);
+            // Ticks come before work: a busy link must not miss a heartbeat.
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if stop_by.is_none() => {
@@ -99,6 +101,12 @@ impl Service {
                     driver.tell(Event::GiveBack).await;
                 }
                 () = tokio::time::sleep_until(stop_by.unwrap_or(tick_at)), if stop_by.is_some() => break,
+                () = tokio::time::sleep_until(tick_at) => {
+                    ticked_at = Instant::now();
+                    let facts = driver.host.facts();
+                    driver.tell(Event::Facts(facts)).await;
+                    driver.tell(Event::Tick).await;
+                }
                 Some(command) = commands.recv() => match command {
                     Command::Drain => driver.tell(Event::Drain).await,
                 },
@@ -109,11 +117,6 @@ impl Service {
                 }
                 Some(_) = driver.chores.join_next(), if !driver.chores.is_empty() => {}
                 happened = driver.link.next() => driver.on_link(happened).await,
-                () = tokio::time::sleep_until(tick_at) => {
-                    let facts = driver.host.facts();
-                    driver.tell(Event::Facts(facts)).await;
-                    driver.tell(Event::Tick).await;
-                }
             }
         }
         driver.close(Some(Bye { reason: ByeReason::Shutdown, detail: "the worker stops".into() })).await;
@@ -143,9 +146,9 @@ impl Driver {
         Now { since_start: self.started.elapsed(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
     }
 
-    fn next_tick(&self) -> tokio::time::Instant {
-        let due = self.session.next_tick().saturating_sub(self.started.elapsed());
-        tokio::time::Instant::now() + due.clamp(TICK_MIN, FACTS_EVERY)
+    fn next_tick(&self, ticked_at: Instant) -> tokio::time::Instant {
+        let due = (self.started + self.session.next_tick()).saturating_duration_since(ticked_at);
+        (ticked_at + due.clamp(TICK_MIN, FACTS_EVERY)).into()
     }
 
     /// Whether nothing is left to wait for when the worker stops.
@@ -198,7 +201,10 @@ impl Driver {
             }
             Action::Forget(attempt) => {
                 let spool = Arc::clone(&self.spool);
-                tokio::task::spawn_blocking(move || spool.remove(attempt));
+                // Waited for, so that a worker that stops now does not find it again.
+                if let Err(error) = tokio::task::spawn_blocking(move || spool.remove(attempt)).await {
+                    tracing::error!(%attempt, %error, "the spool failed");
+                }
             }
             Action::Load(model) => {
                 let (host, access) = (Arc::clone(&self.host), self.access.clone());
