@@ -1,0 +1,160 @@
+//! A coordinator's tasks on the worker's own road: offers become requests, replies become outcomes, errors name who was
+//! at fault. Also what a coordinator is told of models, load and health. Decides nothing about leases.
+
+use std::sync::Arc;
+
+use coordinator_client::api::{Code, Problem};
+use coordinator_client::client::{self, Access, Failure, Offered, Outcome};
+use coordinator_client::session::Facts;
+use coordinator_client::wire::{self, Capabilities, FailureClass, ModelHeld, TaskKind};
+use models::manifest::Task;
+
+use crate::device::resident::Condition;
+use crate::service::{Done, Model, NewTask, Timings};
+use crate::{Error, Fault, convert, service};
+
+use super::Machine;
+
+/// The worker as one grid sees it.
+pub(super) struct Host {
+    worker: service::Handle,
+    machine: Arc<dyn Machine>,
+    slots_max: Option<u32>,
+    /// Among how many grids the worker's places are shared.
+    share: usize,
+    can_fetch: bool,
+}
+
+impl Host {
+    pub(super) fn new(
+        worker: service::Handle,
+        machine: Arc<dyn Machine>,
+        slots_max: Option<u32>,
+        share: usize,
+        can_fetch: bool,
+    ) -> Self {
+        Self { worker, machine, slots_max, share, can_fetch }
+    }
+
+    /// Tasks that this grid may have here at once. Half of the worker's places, so that its local callers always find
+    /// one, shared among its grids; the batches of a device fill long before that. None while the door is closed.
+    fn slots(&self) -> u32 {
+        let service::Slots { capacity, .. } = self.worker.slots();
+        if self.worker.status().state != crate::admission::State::Open {
+            return 0;
+        }
+        let half = u32::try_from(capacity.div_ceil(2)).unwrap_or(u32::MAX);
+        let all = self.slots_max.unwrap_or(half).min(u32::try_from(capacity).unwrap_or(u32::MAX));
+        (all / u32::try_from(self.share).unwrap_or(u32::MAX)).max(1)
+    }
+}
+
+#[async_trait::async_trait]
+impl client::Host for Host {
+    fn facts(&self) -> Facts {
+        let status = self.worker.status();
+        let free = status.devices.iter().filter(|device| !device.is_failing);
+        let free = free.map(|device| device.memory_bytes.saturating_sub(device.reserved_bytes));
+        let capabilities = Capabilities {
+            kinds: TaskKind::ALL.to_vec(),
+            models: self.worker.models().iter().map(held).collect(),
+            can_fetch: self.can_fetch,
+            memory_bytes_free: free.max().unwrap_or(0),
+            slots: self.slots(),
+        };
+        let queue: usize = status.devices.iter().map(|device| device.jobs).sum();
+        Facts {
+            capabilities,
+            queue: u32::try_from(queue).unwrap_or(u32::MAX),
+            utilisation: self.machine.utilisation(),
+            temperature_c: self.machine.temperature_c(),
+            health_score: self.machine.health_score(),
+        }
+    }
+
+    fn profile(&self) -> serde_json::Value {
+        self.machine.profile()
+    }
+
+    async fn execute(&self, offered: Offered, _access: &Access) -> Result<Outcome, Failure> {
+        let Offered { attempt: _, model, input, deadline, priority, trace_parent: _ } = offered;
+        let request = convert::request_of(input).map_err(|problem| of_problem(FailureClass::Input, problem))?;
+        let task = NewTask { model, request, priority: priority_of(priority), deadline };
+        let done = self.worker.execute(task).await.map_err(of_error)?;
+        let Done { reply, input_tokens, timings, model, model_digest, execution_class } = done;
+        Ok(Outcome {
+            output: convert::output_of(reply),
+            usage: wire::Usage { input_tokens },
+            timings: timings_of(timings),
+            model,
+            model_digest,
+            execution_class,
+            batch_size: 0,
+        })
+    }
+
+    async fn load(&self, model: &str, _access: &Access) -> Result<(), Failure> {
+        self.worker.load(model).await.map(drop).map_err(of_error)
+    }
+
+    async fn unload(&self, model: &str) -> Result<(), Failure> {
+        self.worker.unload(model).await.map_err(of_error)
+    }
+
+    fn draining(&self, reason: &str) {
+        tracing::info!(reason, "the coordinator wants this worker to take nothing more from it");
+    }
+}
+
+fn held(model: &Model) -> ModelHeld {
+    let manifest = &model.cached.manifest;
+    let ready = model.loaded.as_ref().filter(|loaded| loaded.condition == Condition::Ready);
+    ModelHeld {
+        id: manifest.id(),
+        task: match manifest.task {
+            Task::Embed => TaskKind::Embed,
+            Task::Rerank => TaskKind::Rerank,
+            Task::Classify => TaskKind::Classify,
+            Task::Infer => TaskKind::Infer,
+        },
+        loaded: ready.is_some(),
+        execution_class: ready.map(|loaded| loaded.info.execution_class.clone()),
+    }
+}
+
+fn priority_of(priority: i32) -> u8 {
+    u8::try_from(priority.clamp(0, i32::from(NewTask::PRIORITY_MAX))).expect("it was clamped")
+}
+
+fn timings_of(timings: Timings) -> wire::Timings {
+    let us = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let Timings { queue, prepare, device, finish } = timings;
+    wire::Timings {
+        queue_us: us(queue),
+        prepare_us: us(prepare),
+        device_us: us(device),
+        finish_us: us(finish),
+        total_us: us(queue + prepare + device + finish),
+    }
+}
+
+fn of_error(error: Error) -> Failure {
+    let class = match error.fault() {
+        Fault::Caller => FailureClass::Input,
+        Fault::Worker => FailureClass::Internal,
+        Fault::Model => FailureClass::Model,
+        Fault::Hardware => FailureClass::Hardware,
+        Fault::Resource => FailureClass::Resource,
+        Fault::Cancelled => FailureClass::Cancelled,
+    };
+    of_problem(class, Problem::from(error))
+}
+
+/// A model that is not here is no fault of the caller's: the coordinator offered it, another node may have it.
+fn of_problem(class: FailureClass, Problem { code, detail, .. }: Problem) -> Failure {
+    let elsewhere = matches!(code, Code::ModelNotFound);
+    let class = if elsewhere { FailureClass::Resource } else { class };
+    let another_may = matches!(class, FailureClass::Resource | FailureClass::Hardware | FailureClass::Internal);
+    let retryable = another_may && code != Code::DeadlineExceeded;
+    Failure { class, retryable, code, detail }
+}

@@ -1,0 +1,129 @@
+//! The only room that knows a coordinator. Offered tasks come in and go the same road as local ones; results, load and
+//! health go out. One link per grid; nothing of one grid is told to another. It batches nothing and keeps no results:
+//! the spool of the wire's client does.
+
+mod host;
+mod machine;
+mod options;
+
+pub use machine::{Machine, Sampled};
+pub use options::{Error, Options};
+
+use std::path::Path;
+use std::sync::Arc;
+
+use coordinator_client::client::{self, Access, Service, Status};
+use coordinator_client::identity::Identity;
+use tokio_util::sync::CancellationToken;
+
+use crate::service;
+
+/// File name of the node's key inside the data folder.
+const KEY_FILE: &str = "node.key";
+
+/// A worker's links to all its grids, ready to run.
+pub struct Links {
+    identity: Arc<Identity>,
+    services: Vec<Service>,
+    handle: Handle,
+}
+
+/// Asks running links. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    node: coordinator_client::wire::NodeId,
+    links: Vec<client::Handle>,
+}
+
+impl Links {
+    /// Makes or reads the node's key and prepares a link to every grid. Nothing is dialled yet.
+    ///
+    /// # Errors
+    /// When the data folder cannot be used, or an address is none.
+    pub fn new(options: Options, worker: service::Handle, machine: Arc<dyn Machine>) -> Result<Self, Error> {
+        let identity = Arc::new(identity(&options.data_folder)?);
+        let mut services = Vec::new();
+        let mut links = Vec::new();
+        let grids = options.grids()?;
+        let share = grids.len().max(1);
+        for addresses in grids {
+            let host =
+                host::Host::new(worker.clone(), Arc::clone(&machine), options.slots_max, share, options.can_fetch);
+            let mut client = client::Options::new(addresses, &options.data_folder);
+            client.name.clone_from(&options.name);
+            client.region.clone_from(&options.region);
+            client.enrolment_token.clone_from(&options.enrolment_token);
+            let (service, link) = Service::new(client, Arc::clone(&identity), Arc::new(host))?;
+            services.push(service);
+            links.push(link);
+        }
+        let handle = Handle { node: identity.node().clone(), links };
+        Ok(Self { identity, services, handle })
+    }
+
+    /// The handle on them.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// The node's identity.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Runs them until `stop`; then each gives its work back and says goodbye. A worker that wants to finish its work
+    /// calls [`Handle::drain`] before.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut running = tokio::task::JoinSet::new();
+        for service in self.services {
+            running.spawn(service.run(stop.clone()));
+        }
+        while let Some(ended) = running.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a link crashed; this worker gets nothing more from its coordinator");
+            }
+        }
+    }
+}
+
+impl Handle {
+    /// The node's id.
+    pub fn node(&self) -> &coordinator_client::wire::NodeId {
+        &self.node
+    }
+
+    /// How every link is.
+    pub fn status(&self) -> Vec<Status> {
+        self.links.iter().map(client::Handle::status).collect()
+    }
+
+    /// The HTTP sides of the grids, with this node's token: where models come from that only a grid has.
+    pub fn registries(&self) -> Vec<Access> {
+        self.links.iter().map(|link| link.access().clone()).collect()
+    }
+
+    /// Waits until a coordinator has welcomed this worker on every link.
+    pub async fn connected(&self) {
+        for link in &self.links {
+            link.until(|status| status.is_live).await;
+        }
+    }
+
+    /// Takes nothing more from any coordinator, and returns when what was taken is finished and acknowledged. Put a
+    /// time-out around it and then stop the links: what is left is given back.
+    pub async fn drain(&self) {
+        // Told to all of them before one is waited for.
+        futures_util::future::join_all(self.links.iter().map(client::Handle::drain)).await;
+    }
+}
+
+/// The node's key, made at first start.
+///
+/// # Errors
+/// When the data folder cannot be used.
+pub fn identity(data_folder: &Path) -> Result<Identity, Error> {
+    Ok(Identity::load_or_create(&data_folder.join(KEY_FILE))?)
+}
+
+#[cfg(test)]
+mod tests;
