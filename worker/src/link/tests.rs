@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::{Handle, Links, Machine, Options};
 use coordinator_client::api::Code;
 use coordinator_client::fake::{Coordinator, Link};
 use coordinator_client::wire::task::{ClassifyInput, EmbedInput, Text};
@@ -11,7 +12,6 @@ use coordinator_client::wire::{
     TaskKind, TaskOutput, Tensor,
 };
 use tokio_util::sync::CancellationToken;
-use super::{Handle, Links, Machine, Options};
 
 /// A machine of fixed figures.
 struct Bench;
