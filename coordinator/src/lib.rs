@@ -73,10 +73,16 @@ pub enum Error {
     Store(#[from] store::Error),
     /// The blobs or the models cannot be opened.
     #[error(transparent)]
-    Registry(#[from] registry::Error),
+    Registry(Box<registry::Error>),
     /// The server stopped by itself.
     #[error("the server stopped: {0}")]
     Serve(std::io::Error),
+}
+
+impl From<registry::Error> for Error {
+    fn from(error: registry::Error) -> Self {
+        Self::Registry(Box::new(error))
+    }
 }
 
 /// Shortest API key.

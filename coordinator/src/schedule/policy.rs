@@ -199,7 +199,8 @@ mod tests {
                 for want in &plan.wants {
                     let fit = candidates[plan.candidate].fits[*want];
                     prop_assert!(counts[*want] > 0);
-                    prop_assert!(if plan.fetch { fit == Fetch } else { fit >= Cached });
+                    let is_able = if plan.fetch { fit == Fetch } else { fit >= Cached };
+                    prop_assert!(is_able, "{:?} for {:?}", fit, plan);
                 }
             }
             for (candidate, taken) in candidates.iter().zip(&taken) {

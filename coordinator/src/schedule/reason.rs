@@ -147,8 +147,8 @@ mod tests {
     fn every_reason_says_what_stands_in_the_way() {
         check(&case(&[]), WaitCode::NoNode, "neurogrid worker");
         let stranger = seen(Fit::No, false, 4, false);
-        check(&case(&[stranger.clone()]), WaitCode::ModelMissing, "not in the registry");
-        let registered = Case { registered_bytes: Some(77), ..case(&[stranger.clone()]) };
+        check(&case(std::slice::from_ref(&stranger)), WaitCode::ModelMissing, "not in the registry");
+        let registered = Case { registered_bytes: Some(77), ..case(std::slice::from_ref(&stranger)) };
         check(&registered, WaitCode::ModelMissing, "77 bytes");
         check(&case(&[seen(Fit::No, true, 4, false)]), WaitCode::KindNotServed, "does not run embed");
         let fetching = Case { fetching: Some("n7".into()), ..case(&[stranger]) };
@@ -157,7 +157,7 @@ mod tests {
         check(&case(&[seen(Fit::Fetch, false, 0, false)]), WaitCode::NodesBusy, "could fetch");
         check(&case(&[seen(Fit::Loaded, true, 4, true)]), WaitCode::NodesDraining, "drains");
         let full = seen(Fit::Loaded, true, 0, false);
-        check(&case(&[full.clone()]), WaitCode::NodesBusy, "with 3 tasks; 2 wait before it");
+        check(&case(std::slice::from_ref(&full)), WaitCode::NodesBusy, "with 3 tasks; 2 wait before it");
         check(&case(&[full.clone(), full.clone()]), WaitCode::NodesBusy, "each of 2 nodes");
         assert_eq!(case(&[full]).reason().ahead, Some(2));
         let barred = Case { failure: Some("out of memory".into()), ..case(&[seen(Fit::Barred, true, 4, false)]) };
