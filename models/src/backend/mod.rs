@@ -7,6 +7,8 @@ pub mod fake;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod plan;
+#[cfg(feature = "candle")]
+pub mod speed;
 
 use crate::engine::Engine;
 use crate::load::{Error, Options, Source, onnx_check::Graph};

@@ -1,0 +1,107 @@
+//! What `up`, `worker`, `doctor` and `run` have in common: flags become the worker's options.
+
+use crate::args::{Access, Backend, Serving};
+use std::net::SocketAddr;
+use std::time::Duration;
+use worker::config;
+use worker::hardware::{self, Minimums};
+
+/// The worker's options.
+pub(crate) fn options(address: SocketAddr, access: &Access, serving: &Serving) -> worker::Options {
+    let mut options = worker::Options {
+        http: config::Http {
+            address,
+            api_key: access.api_key.clone(),
+            insecure: access.insecure,
+            ..config::Http::default()
+        },
+        ..worker::Options::default()
+    };
+    options.admission.task_timeout = serving.task_timeout;
+    if let Some(count) = serving.max_concurrent_tasks {
+        options.admission.tasks_max = count;
+    }
+    options.devices.preload.clone_from(&serving.preload);
+    options.cache = cache(serving);
+    options.compute.threads = serving.threads;
+    options.compute.backend = match serving.backend {
+        Backend::Auto => models::load::Backend::Auto,
+        Backend::Candle => models::load::Backend::Candle,
+        Backend::Onnx => models::load::Backend::Onnx,
+    };
+    options.compute.onnx_library.clone_from(&serving.onnx_library);
+    options.hardware = Some(hardware_options(serving));
+    options
+}
+
+/// Where models are kept and come from.
+pub(crate) fn cache(serving: &Serving) -> config::Cache {
+    let mut cache = super::models::cache(&crate::args::Store {
+        cache_dir: serving.cache_dir.clone(),
+        hub_endpoint: serving.hub_endpoint.clone(),
+        hub_token: serving.hub_token.clone(),
+    });
+    cache.folders.clone_from(&serving.model_folder);
+    cache.quota_bytes = serving.cache_quota_gb.map(|gb| (gb * 1e9) as u64);
+    cache
+}
+
+/// How the machine is profiled.
+pub(crate) fn hardware_options(serving: &Serving) -> hardware::Options {
+    let folder = serving.cache_dir.clone().unwrap_or_else(|| config::Cache::default().folder);
+    hardware::Options {
+        nvml_library: serving.nvml_library.clone(),
+        matmul: Some(models::backend::speed::matmul_seconds),
+        ..hardware::Options::new(folder)
+    }
+}
+
+/// The same without the speed measurement, which would delay a start by a second.
+pub(crate) fn quick_profile(serving: &Serving) -> hardware::Options {
+    hardware::Options { measure: false, ..hardware_options(serving) }
+}
+
+/// Refuses to start on a machine that is smaller than was asked for; all that is missing is said at once.
+pub(crate) fn check_minimums(serving: &Serving, profile: &hardware::Profile) -> anyhow::Result<()> {
+    let minimums = Minimums {
+        min_cpu_cores: Some(serving.min_cpu_cores),
+        min_memory_gb: Some(serving.min_memory_gb),
+        min_storage_gb: Some(serving.min_storage_gb),
+        gpu_required: serving.gpu_required,
+    };
+    let mut missing: Vec<String> =
+        hardware::minimums::shortfalls(&minimums, profile).iter().map(ToString::to_string).collect();
+    if serving.gpu_required && !USES_GPU {
+        missing.push("a GPU is required, and this build cannot use one; use the CUDA or Metal build".into());
+    }
+    anyhow::ensure!(missing.is_empty(), "this machine is not enough:\n  {}", missing.join("\n  "));
+    Ok(())
+}
+
+/// Whether this build can run models on a GPU.
+pub(crate) const USES_GPU: bool = cfg!(any(feature = "cuda", feature = "metal"));
+
+/// Says aloud what would otherwise pass unseen: a GPU that is there and is not used.
+pub(crate) fn warn_of_idle_gpu(profile: &hardware::Profile) {
+    for finding in &profile.findings {
+        let remedy = finding.remedy.as_deref().unwrap_or_default();
+        match finding.severity {
+            hardware::Severity::Info => tracing::debug!(code = finding.code, "{} {remedy}", finding.message),
+            hardware::Severity::Warning => tracing::info!(code = finding.code, "{} {remedy}", finding.message),
+            hardware::Severity::Error => tracing::warn!(code = finding.code, "{} {remedy}", finding.message),
+        }
+    }
+    if profile.has_gpu() && !USES_GPU {
+        tracing::warn!("this machine has a GPU, and this build runs models on the CPU; use the CUDA or Metal build");
+    }
+}
+
+/// A sign of life on the terminal while something takes seconds.
+pub(crate) fn spinner(json: bool, what: &'static str) -> indicatif::ProgressBar {
+    if json {
+        return indicatif::ProgressBar::hidden();
+    }
+    let bar = indicatif::ProgressBar::new_spinner().with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}

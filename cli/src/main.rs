@@ -1,0 +1,85 @@
+//! The `neurogrid` executable: arguments and settings go in, one command runs, text or JSON comes out. No logic of the grid
+//! stands here.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod http;
+mod output;
+mod settings;
+mod shutdown;
+
+use clap::{CommandFactory, FromArgMatches};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    start_logging(&cli.global);
+    let json = cli.global.json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output::fail(json, &anyhow::Error::new(error).context("cannot start threads")),
+    };
+    let result = runtime.block_on(commands::run(cli));
+    // A download or a measurement that still runs on a blocking thread must not hold up the exit.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => output::fail(json, &error),
+    }
+}
+
+/// Reads the settings file into the command's defaults, then the command line.
+fn parse() -> Result<args::Cli, ExitCode> {
+    let mut command = args::Cli::command();
+    let first = command.clone().ignore_errors(true).get_matches();
+    let named = first.get_one::<std::path::PathBuf>("config").cloned();
+    let file = named.or_else(|| settings::default_file().filter(|path| path.exists()));
+    // `config check` reports the mistakes itself.
+    let is_check = first.subcommand_matches("config").is_some();
+    if let Some(file) = file.filter(|_| !is_check) {
+        let mistakes = match settings::read(&file) {
+            Ok(table) => {
+                let (with, mistakes) = settings::apply(command, &table);
+                command = with;
+                mistakes
+            }
+            Err(mistake) => vec![mistake],
+        };
+        if !mistakes.is_empty() {
+            for mistake in &mistakes {
+                eprintln!("error: {}: {mistake}", file.display());
+            }
+            return Err(ExitCode::from(2));
+        }
+    }
+    let matches = command.get_matches();
+    args::Cli::from_arg_matches(&matches).map_err(|error| error.exit())
+}
+
+fn start_logging(global: &args::Global) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let (filter, mistake) = match global.log.parse::<EnvFilter>() {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    // Quiet by default: what these say at `info` is of no use to whoever runs a worker.
+    let quiet = ["wgpu_core=error", "wgpu_hal=error", "naga=error", "ort=warn", "hyper=warn", "tungstenite=warn"];
+    let directive = |d: &&str| d.parse().expect("a valid directive");
+    let filter = match global.log.as_str() {
+        "info" => quiet.iter().map(directive).fold(filter, EnvFilter::add_directive),
+        _ => filter,
+    };
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match global.log_format {
+        args::LogFormat::Text => builder.init(),
+        args::LogFormat::Json => builder.json().init(),
+    }
+    if let Some(error) = mistake {
+        tracing::warn!(filter = global.log, %error, "the log filter is not valid; logging at info");
+    }
+}

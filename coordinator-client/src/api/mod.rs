@@ -1,0 +1,8 @@
+//! Shapes of the HTTP APIs that workers and coordinators share. Serialised types only, no server.
+
+pub mod openai;
+pub mod problem;
+pub mod rerank;
+pub mod task;
+
+pub use problem::{Code, Problem};

@@ -1,0 +1,37 @@
+//! A model that a worker lacks comes from the coordinator's registry.
+
+use e2e::program::command;
+use e2e::{Program, free_port, http};
+use serde_json::json;
+use std::time::Duration;
+
+#[tokio::test]
+async fn a_worker_fetches_the_model_that_its_task_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let bind = format!("127.0.0.1:{}", free_port());
+    let coordinator = Program::start(&folder.path().join("coordinator"), &["coordinator", "--bind", &bind]).unwrap();
+    let url = coordinator.said("coordinator");
+    let worker =
+        Program::start(&folder.path().join("w"), &["worker", "--coordinator", &url, "--bind", "127.0.0.1:0"]).unwrap();
+    let client = http::client();
+    let task = json!({"kind": "embed", "model": "tiny-bert", "input": {"inputs": ["hello", "world"]}});
+
+    let (status, problem) = http::post(&client, &format!("{url}/api/tasks"), &task).await.unwrap();
+    assert_eq!((status, problem["code"].as_str()), (404, Some("model_not_found")), "{problem}");
+
+    let mut add = command(&folder.path().join("cli"));
+    add.args(["--json", "models", "add"]).arg(e2e::tiny_bert()).args(["--coordinator", &url]);
+    let added = add.output().unwrap();
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+
+    let request = client.post(format!("{url}/api/tasks")).header("Prefer", "wait=60").json(&task);
+    let answer: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["output"]["embeddings"].as_array().map(Vec::len), Some(2), "{answer}");
+
+    let held = http::until("the worker says that it holds the model", Duration::from_secs(30), async || {
+        let models = http::get(&client, &format!("{}/v1/models", worker.said("worker"))).await?;
+        let listed = models["data"].as_array().cloned().unwrap_or_default();
+        Ok(listed.iter().any(|m| m["id"].as_str().is_some_and(|id| id.starts_with("tiny-bert"))).then_some(()))
+    });
+    held.await.unwrap();
+}

@@ -1,0 +1,267 @@
+//! Says what to send to a device that is free: what waits and the time go in, a decision comes out. Pure: it keeps
+//! nothing, looks at no clock and touches no queue.
+//!
+//! # The order
+//! The most urgent job leads: the higher priority, then the earlier deadline (none is last), then the longer unserved.
+//! Its model is the batch's model, and other jobs of that model fill the rest in the same order.
+//!
+//! # Fairness
+//! - Among jobs of one priority each may first take an equal share of what is left of the budget, then the rest goes in
+//!   order. So a job of two inputs rides along with one of two thousand.
+//! - A job that was served and has more goes behind those that were not served since.
+//! - After [`Policy::overtakes_max`] batches in a row went past the job that is unserved the longest, it leads one. So with
+//!   `n` jobs before it, each waits at most `(overtakes_max + 1) · (n + 1)` batches, whatever comes later.
+
+use std::time::{Duration, Instant};
+
+/// How much one batch of a model may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Sum of the items' costs: tokens for encoders, rows for tensors. One item alone may exceed it.
+    pub cost: usize,
+    /// Number of items.
+    pub items: usize,
+    /// How long to wait for more when the batch is not full. Zero sends what waits as soon as the device is free.
+    pub wait: Duration,
+}
+
+/// A job with items that are not sent yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting<'a> {
+    /// Which model. Jobs of one lane may share a batch.
+    pub lane: u64,
+    /// The lane's limits.
+    pub limits: Limits,
+    /// When it was last served, or when it arrived.
+    pub unserved_since: Instant,
+    /// 0 to 9, higher first.
+    pub priority: u8,
+    /// When its answer is of no use any more.
+    pub deadline: Option<Instant>,
+    /// Costs of its items that are not sent yet, in their order. Not empty.
+    pub costs: &'a [usize],
+}
+
+/// So many of a job's items, from its first that is not sent yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Take {
+    /// Position in the list of waiting jobs.
+    pub job: usize,
+    /// How many of its items.
+    pub items: usize,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing waits.
+    Idle,
+    /// The batch is not full and may still grow until then.
+    WaitUntil(Instant),
+    /// Send these, in this order, as one batch.
+    Send(Vec<Take>),
+}
+
+/// The rules that hold across models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Batches in a row that may go past the job that is unserved the longest.
+    pub overtakes_max: u32,
+}
+
+impl Policy {
+    /// What to send now. `overtakes` is how many batches in a row held nothing of the job that is unserved the longest.
+    pub fn next(&self, now: Instant, overtakes: u32, waiting: &[Waiting<'_>]) -> Next {
+        let mut order: Vec<usize> = (0..waiting.len()).collect();
+        order.sort_by_key(|&job| urgency(&waiting[job]));
+        let forced = longest_unserved(waiting).filter(|_| overtakes >= self.overtakes_max);
+        let mut wake: Option<Instant> = None;
+        let mut lanes_seen = Vec::new();
+        for lead in forced.into_iter().chain(order.iter().copied()) {
+            let lane = waiting[lead].lane;
+            if lanes_seen.contains(&lane) {
+                continue;
+            }
+            lanes_seen.push(lane);
+            let limits = waiting[lead].limits;
+            let same: Vec<usize> = order.iter().copied().filter(|&job| waiting[job].lane == lane).collect();
+            let ripe = same.iter().map(|&job| waiting[job].unserved_since).min().map_or(now, |t| t + limits.wait);
+            let batch = fill(limits, lead, &same, waiting);
+            if ripe <= now || batch.is_full {
+                return Next::Send(batch.takes);
+            }
+            wake = Some(wake.map_or(ripe, |other| other.min(ripe)));
+        }
+        wake.map_or(Next::Idle, Next::WaitUntil)
+    }
+}
+
+/// The job that is unserved the longest; the first of equals.
+pub fn longest_unserved(waiting: &[Waiting<'_>]) -> Option<usize> {
+    (0..waiting.len()).min_by_key(|&job| waiting[job].unserved_since)
+}
+
+/// Smaller is more urgent.
+fn urgency(job: &Waiting<'_>) -> (u8, bool, Option<Instant>, Instant) {
+    (u8::MAX - job.priority, job.deadline.is_none(), job.deadline, job.unserved_since)
+}
+
+struct Batch {
+    takes: Vec<Take>,
+    is_full: bool,
+}
+
+/// Fills one batch from jobs of one lane, in their order. The lead's first item goes in any case, whatever it costs:
+/// else one that exceeds the budget would wait for ever.
+fn fill(limits: Limits, lead: usize, order: &[usize], waiting: &[Waiting<'_>]) -> Batch {
+    let mut room = Room { cost: limits.cost, items: limits.items.max(1) };
+    let mut takes: Vec<Take> = order.iter().map(|&job| Take { job, items: usize::from(job == lead) }).collect();
+    room.cost = room.cost.saturating_sub(waiting[lead].costs[0]);
+    room.items -= 1;
+
+    let mut from = 0;
+    while from < takes.len() {
+        let priority = waiting[takes[from].job].priority;
+        let to = from + takes[from..].iter().take_while(|take| waiting[take.job].priority == priority).count();
+        let share = room.cost / (to - from);
+        for take in &mut takes[from..to] {
+            room.give(take, waiting[take.job].costs, share);
+        }
+        for take in &mut takes[from..to] {
+            room.give(take, waiting[take.job].costs, usize::MAX);
+        }
+        from = to;
+    }
+    let all = takes.iter().all(|take| take.items == waiting[take.job].costs.len());
+    takes.retain(|take| take.items > 0);
+    Batch { takes, is_full: !all || room.cost == 0 || room.items == 0 }
+}
+
+struct Room {
+    cost: usize,
+    items: usize,
+}
+
+impl Room {
+    /// Gives a job what fits of the room and of its share. Its first item may exceed the share: else a job of one item
+    /// would never get a share when many wait.
+    fn give(&mut self, take: &mut Take, costs: &[usize], share: usize) {
+        let mut given = 0usize;
+        while let Some(&cost) = costs.get(take.items) {
+            let in_share = take.items == 0 || given.saturating_add(cost) <= share;
+            if self.items == 0 || cost > self.cost || !in_share {
+                return;
+            }
+            take.items += 1;
+            given += cost;
+            self.cost -= cost;
+            self.items -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job in a test: milliseconds since it is unserved, costs, and what differs from the usual.
+    #[derive(Clone, Copy)]
+    struct Job(u64, &'static [usize], u64, u8, Option<u64>);
+
+    fn job(at: u64, costs: &'static [usize]) -> Job {
+        Job(at, costs, 0, 5, None)
+    }
+
+    fn decide(limits: Limits, now: u64, overtakes: u32, jobs: &[Job]) -> (Instant, Next) {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let waiting: Vec<_> = jobs
+            .iter()
+            .map(|&Job(since, costs, lane, priority, deadline)| Waiting {
+                lane,
+                limits,
+                unserved_since: at(since),
+                priority,
+                deadline: deadline.map(at),
+                costs,
+            })
+            .collect();
+        (start, Policy { overtakes_max: 3 }.next(at(now), overtakes, &waiting))
+    }
+
+    fn check(cost: usize, overtakes: u32, jobs: &[Job], want: &[(usize, usize)]) {
+        let limits = Limits { cost, items: 8, wait: Duration::ZERO };
+        let want = match want {
+            [] => Next::Idle,
+            takes => Next::Send(takes.iter().map(|&(job, items)| Take { job, items }).collect()),
+        };
+        assert_eq!(decide(limits, 100, overtakes, jobs).1, want);
+    }
+
+    #[test]
+    fn what_waits_is_sent_as_far_as_the_budget_goes() {
+        check(10, 0, &[], &[]);
+        check(10, 0, &[job(0, &[4]), job(1, &[4])], &[(0, 1), (1, 1)]);
+        check(10, 0, &[job(0, &[4]), job(1, &[4]), job(2, &[4])], &[(0, 1), (1, 1)]);
+        check(10, 0, &[job(0, &[4, 4, 4])], &[(0, 2)]);
+        check(100, 0, &[job(0, &[1; 20])], &[(0, 8)]);
+    }
+
+    #[test]
+    fn an_item_larger_than_the_budget_goes_alone() {
+        check(10, 0, &[job(0, &[11, 1]), job(1, &[1])], &[(0, 1)]);
+        check(10, 0, &[job(1, &[11]), job(0, &[1])], &[(1, 1)]);
+    }
+
+    #[test]
+    fn what_does_not_fit_lets_the_smaller_ones_behind_it_go() {
+        check(10, 0, &[job(0, &[6]), job(1, &[6]), job(2, &[3])], &[(0, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn priority_goes_first_then_deadline_then_who_waits_longest() {
+        let low = Job(0, &[10], 0, 1, None);
+        let plain = Job(1, &[10], 0, 5, None);
+        let late = Job(2, &[10], 0, 5, Some(900));
+        let soon = Job(3, &[10], 0, 5, Some(500));
+        let high = Job(4, &[10], 0, 9, None);
+        check(10, 0, &[low, plain, late, soon, high], &[(4, 1)]);
+        check(10, 0, &[low, plain, late, soon], &[(3, 1)]);
+        check(10, 0, &[low, plain, late], &[(2, 1)]);
+        check(10, 0, &[low, plain, job(0, &[10])], &[(2, 1)]);
+        check(10, 0, &[low], &[(0, 1)]);
+    }
+
+    #[test]
+    fn who_was_overtaken_often_enough_leads_whatever_its_priority() {
+        let low = Job(0, &[10], 0, 0, None);
+        check(10, 2, &[low, Job(1, &[10], 0, 9, None)], &[(1, 1)]);
+        check(10, 3, &[low, Job(1, &[10], 0, 9, None)], &[(0, 1)]);
+    }
+
+    #[test]
+    fn a_small_job_rides_along_with_a_large_one() {
+        check(8, 0, &[job(0, &[1; 8]), job(1, &[1, 1])], &[(0, 6), (1, 2)]);
+        check(4, 0, &[job(0, &[1; 8]), job(1, &[1]), job(2, &[1]), job(3, &[1])], &[(0, 1), (1, 1), (2, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn a_batch_holds_one_model_that_of_the_most_urgent() {
+        let other = Job(1, &[1], 7, 5, None);
+        check(10, 0, &[job(0, &[1]), other, job(2, &[1])], &[(0, 1), (2, 1)]);
+        check(10, 0, &[job(2, &[1]), other, job(3, &[1])], &[(1, 1)]);
+    }
+
+    #[test]
+    fn with_a_wait_a_batch_that_is_not_full_may_grow_until_then() {
+        let limits = Limits { cost: 10, items: 8, wait: Duration::from_millis(5) };
+        let wait = |now, jobs: &[Job]| match decide(limits, now, 0, jobs) {
+            (start, Next::WaitUntil(until)) => Some((until - start).as_millis()),
+            _ => None,
+        };
+        assert_eq!(wait(2, &[job(0, &[4])]), Some(5));
+        assert_eq!(wait(5, &[job(0, &[4])]), None);
+        assert_eq!(wait(2, &[job(0, &[4]), job(1, &[6])]), None);
+        assert_eq!(wait(2, &[job(1, &[4]), Job(0, &[4], 7, 5, None)]), Some(5));
+    }
+}

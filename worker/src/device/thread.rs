@@ -1,0 +1,315 @@
+//! The thread that owns a device: batches and commands go in from its queue, outputs go back into it. Engines live here
+//! and nowhere else, so they need no locks. A failing batch is run again item by item, so that only the item at fault
+//! fails; a panic fails its batch, takes the engine out of use and never ends the thread.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use models::engine::{self, Engine, Item, Output};
+
+use crate::Error;
+use crate::batch::backlog::{Batch, LaneId, halves};
+use crate::batch::{Queue, Work};
+
+/// What the thread is told to do beside batches. Each says when it is done on its channel.
+#[derive(Debug)]
+pub enum Command {
+    /// Put an engine on a lane, in place of the one that is there.
+    Install(LaneId, Seat, SyncSender<()>),
+    /// Drop a lane's engine, and with it its memory.
+    Remove(LaneId, SyncSender<()>),
+}
+
+/// An engine with what the thread must know of it.
+pub struct Seat {
+    /// The engine.
+    pub engine: Box<dyn Engine>,
+    /// `name@version`.
+    pub model: String,
+    /// Told of what happens to it.
+    pub watcher: Arc<dyn Watcher>,
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seat").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+/// Is told what happens on the device. Called on its thread, so it must be quick.
+pub trait Watcher: Send + Sync {
+    /// A batch was answered.
+    fn ran(&self, report: Report);
+    /// A run failed with this error.
+    fn failed(&self, error: &engine::Error);
+    /// The engine panicked. It is dropped and its lane is held.
+    fn panicked(&self);
+}
+
+/// A batch that was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Items in it.
+    pub items: usize,
+    /// Sum of their costs.
+    pub cost: usize,
+    /// When it started.
+    pub started: Instant,
+}
+
+/// Runs until the queue is stopped.
+pub fn run(queue: &Queue<Command>) {
+    let mut seats: HashMap<LaneId, Seat> = HashMap::new();
+    loop {
+        match queue.take() {
+            Work::Stop => break,
+            Work::Command(command) => carry_out(&mut seats, command),
+            Work::Batch(batch) => {
+                let lane = batch.lane;
+                let Some(seat) = seats.get_mut(&lane) else {
+                    // The lane is opened after its engine is installed and closed before it is removed.
+                    queue.fail(&batch.origins, &Error::Internal("a batch came for a model that is not there".into()));
+                    continue;
+                };
+                let mut run = Run { queue, seat, batch: &batch };
+                if let Err(Panicked) = run.range(0..batch.items.len())
+                    && let Some(seat) = seats.remove(&lane)
+                {
+                    let watcher = Arc::clone(&seat.watcher);
+                    drop_quietly(seat);
+                    watcher.panicked();
+                }
+            }
+        }
+    }
+    seats.into_values().for_each(drop_quietly);
+}
+
+fn carry_out(seats: &mut HashMap<LaneId, Seat>, command: Command) {
+    let done = match command {
+        Command::Install(lane, seat, done) => {
+            seats.insert(lane, seat).into_iter().for_each(drop_quietly);
+            done
+        }
+        Command::Remove(lane, done) => {
+            seats.remove(&lane).into_iter().for_each(drop_quietly);
+            done
+        }
+    };
+    // Whoever gave the command may have gone.
+    let _ = done.try_send(());
+}
+
+/// An engine that panicked may panic again when it is dropped.
+fn drop_quietly(seat: Seat) {
+    let model = seat.model.clone();
+    if catch_unwind(AssertUnwindSafe(move || drop(seat))).is_err() {
+        tracing::error!(model, "the engine crashed while it was taken down; some of its memory may be lost");
+    }
+}
+
+struct Panicked;
+
+/// A batch on its way through an engine.
+struct Run<'a> {
+    queue: &'a Queue<Command>,
+    seat: &'a mut Seat,
+    batch: &'a Batch,
+}
+
+impl Run<'_> {
+    /// Runs part of the batch, in smaller parts where it fails.
+    fn range(&mut self, range: Range<usize>) -> Result<(), Panicked> {
+        let started = Instant::now();
+        let items = &self.batch.items[range.clone()];
+        let error = match attempt(&mut *self.seat.engine, items) {
+            Attempt::Outputs(outputs) => {
+                let cost = items.iter().map(Item::cost).sum();
+                self.seat.watcher.ran(Report { items: items.len(), cost, started });
+                self.queue.deliver(self.batch.origins[range].iter().copied().zip(outputs));
+                return Ok(());
+            }
+            Attempt::Failed(error) => error,
+            Attempt::Panicked(words) => {
+                tracing::error!(model = self.seat.model, items = items.len(), "the engine crashed: {words}");
+                // Held first: nothing may be sent to a lane whose engine is going.
+                self.queue.hold_lane(self.batch.lane);
+                let rest = &self.batch.origins[range.start..];
+                self.queue.fail(rest, &Error::Panicked { model: self.seat.model.clone() });
+                return Err(Panicked);
+            }
+        };
+        self.seat.watcher.failed(&error);
+        tracing::warn!(model = self.seat.model, items = range.len(), "a batch failed: {error}");
+        match error {
+            engine::Error::OutOfMemory { .. } if range.len() > 1 => {
+                let cost = items.iter().map(Item::cost).sum();
+                self.queue.halve(self.batch.lane, cost, range.len());
+                halves(range).into_iter().try_for_each(|half| self.wanted(half))
+            }
+            engine::Error::Input(_) | engine::Error::Backend { .. } if range.len() > 1 => {
+                range.into_iter().try_for_each(|index| self.wanted(index..index + 1))
+            }
+            error => {
+                let error = Error::Engine { model: self.seat.model.clone(), error };
+                self.queue.fail(&self.batch.origins[range], &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// The same, unless nobody waits for it any more.
+    fn wanted(&mut self, range: Range<usize>) -> Result<(), Panicked> {
+        if self.batch.origins[range.clone()].iter().any(|&(job, _)| self.queue.is_wanted(job)) {
+            return self.range(range);
+        }
+        Ok(())
+    }
+}
+
+enum Attempt {
+    Outputs(Vec<Output>),
+    Failed(engine::Error),
+    Panicked(String),
+}
+
+fn attempt(engine: &mut dyn Engine, items: &[Item]) -> Attempt {
+    match catch_unwind(AssertUnwindSafe(|| engine.run(items))) {
+        Ok(Ok(outputs)) if outputs.len() == items.len() => Attempt::Outputs(outputs),
+        Ok(Ok(outputs)) => Attempt::Failed(engine::Error::Backend {
+            backend: engine.info().backend,
+            detail: format!("{} outputs came for {} items", outputs.len(), items.len()),
+        }),
+        Ok(Err(error)) => Attempt::Failed(error),
+        Err(panic) => Attempt::Panicked(words_of(&*panic)),
+    }
+}
+
+/// What a panic says.
+pub fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::backlog::Submission;
+    use crate::batch::policy::{Limits, Policy};
+    use models::engine::{Device, Info, Tokens};
+    use std::sync::Mutex;
+    use std::sync::mpsc::sync_channel;
+    use std::time::Duration;
+
+    /// Answers with the first id; 13 fails its batch, 666 panics, more than `room` items do not fit.
+    struct Marked {
+        info: Info,
+        room: usize,
+    }
+
+    impl Engine for Marked {
+        fn info(&self) -> &Info {
+            &self.info
+        }
+
+        fn run(&mut self, items: &[Item]) -> Result<Vec<Output>, engine::Error> {
+            if items.len() > self.room {
+                return Err(engine::Error::OutOfMemory { device: Device::Cpu, detail: "full".into() });
+            }
+            let ids: Vec<u32> = items.iter().map(|item| if let Item::Tokens(t) = item { t.ids[0] } else { 0 }).collect();
+            assert!(!ids.contains(&666), "expected by this test");
+            if ids.contains(&13) {
+                return Err(engine::Error::Backend { backend: "marked", detail: "13".into() });
+            }
+            Ok(ids.iter().map(|id| Output::Vector(vec![*id as f32])).collect())
+        }
+    }
+
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<String>>);
+
+    impl Watcher for Seen {
+        fn ran(&self, report: Report) {
+            self.0.lock().unwrap().push(format!("ran {}", report.items));
+        }
+
+        fn failed(&self, _: &engine::Error) {
+            self.0.lock().unwrap().push("failed".into());
+        }
+
+        fn panicked(&self) {
+            self.0.lock().unwrap().push("panicked".into());
+        }
+    }
+
+    /// Gives the ids as one job each, runs them all as one batch, and tells what came of each and what was seen.
+    fn check(room: usize, ids: &[u32], want: &[Option<f32>], seen: &[&str]) {
+        let info = Info {
+            backend: "marked",
+            provider: "test".into(),
+            library: None,
+            device: Device::Cpu,
+            execution_class: "test".into(),
+            weights_bytes: 0,
+            inputs: vec![],
+            outputs: vec![],
+            vector_len: Some(1),
+            max_tokens: None,
+            batches_rows: false,
+        };
+        let queue = Queue::new(Policy { overtakes_max: 8 });
+        let watcher = Arc::new(Seen::default());
+        let (done, wait) = sync_channel(1);
+        let engine = Box::new(Marked { info, room });
+        let seat = Seat { engine, model: "m@1".into(), watcher: Arc::<Seen>::clone(&watcher) };
+        queue.command(Command::Install(1, seat, done));
+        queue.set_lane(1, Limits { cost: 100, items: 100, wait: Duration::ZERO }, true);
+        let submit = |&id: &u32| {
+            let items = vec![Item::Tokens(Tokens { ids: vec![id], type_ids: vec![] })];
+            queue.submit(1, Submission { items, priority: 5, deadline: None }).unwrap()
+        };
+        let tickets: Vec<_> = ids.iter().map(submit).collect();
+        let thread = std::thread::spawn({
+            let queue = queue.clone();
+            move || run(&queue)
+        });
+        wait.recv().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let of = |ran: crate::batch::Ran| match &ran.outputs[..] {
+            [Output::Vector(values)] => values[0],
+            other => panic!("{other:?}"),
+        };
+        let got: Vec<_> = tickets.into_iter().map(|t| runtime.block_on(t.outputs()).ok().map(of)).collect();
+        queue.stop(&Error::Draining);
+        thread.join().unwrap();
+        assert_eq!(got, want);
+        assert_eq!(*watcher.0.lock().unwrap(), seen);
+    }
+
+    #[test]
+    fn a_batch_is_answered_as_one() {
+        check(9, &[1, 2, 3], &[Some(1.0), Some(2.0), Some(3.0)], &["ran 3"]);
+    }
+
+    #[test]
+    fn of_a_failing_batch_only_the_item_at_fault_fails() {
+        let seen = ["failed", "ran 1", "failed", "ran 1"];
+        check(9, &[1, 13, 3], &[Some(1.0), None, Some(3.0)], &seen);
+    }
+
+    #[test]
+    fn a_batch_without_room_is_halved_until_it_fits() {
+        let all = [Some(1.0), Some(2.0), Some(3.0), Some(4.0)];
+        check(2, &[1, 2, 3, 4], &all, &["failed", "ran 2", "ran 2"]);
+        check(0, &[1], &[None], &["failed"]);
+    }
+
+    #[test]
+    fn a_panic_fails_its_batch_and_not_the_thread() {
+        check(9, &[1, 666], &[None, None], &["panicked"]);
+    }
+}

@@ -1,0 +1,441 @@
+//! The worker's own interface: tasks go in, replies come out; models, admission and state are asked and told. The HTTP
+//! routes and the link to coordinators both stand on it. Knows neither.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use models::task::{Reply, Request};
+
+use crate::admission::{Admission, Permit, State};
+use crate::batch::Ran;
+use crate::batch::backlog::Submission;
+use crate::device::resident::{Condition, Resident};
+use crate::device::{DeviceStatus, Devices};
+use crate::error::Stage;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::{Error, cache, finish, prepare};
+
+/// A task as it enters the worker.
+#[derive(Debug, Clone)]
+pub struct NewTask {
+    /// `name` for the newest version at hand, or `name@version`.
+    pub model: String,
+    /// What is asked.
+    pub request: Request,
+    /// 0 to 9, higher first. [`NewTask::PRIORITY_DEFAULT`] when the caller has no opinion.
+    pub priority: u8,
+    /// When the answer is of no use any more. The worker's task timeout when absent.
+    pub deadline: Option<Instant>,
+}
+
+impl NewTask {
+    /// The priority of callers without an opinion.
+    pub const PRIORITY_DEFAULT: u8 = coordinator_client::api::task::PRIORITY_DEFAULT;
+    /// The highest priority.
+    pub const PRIORITY_MAX: u8 = coordinator_client::api::task::PRIORITY_MAX;
+
+    /// A task of the default priority without a deadline of its own.
+    pub fn new(model: impl Into<String>, request: Request) -> Self {
+        Self { model: model.into(), request, priority: Self::PRIORITY_DEFAULT, deadline: None }
+    }
+}
+
+/// A task that was done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// The answer.
+    pub reply: Reply,
+    /// Tokens read, special tokens included; 0 for tensors.
+    pub input_tokens: u64,
+    /// Where the time went.
+    pub timings: Timings,
+    /// `name@version` of the model that answered.
+    pub model: String,
+    /// Digest of that model's files.
+    pub model_digest: String,
+    /// Inside which class of machines this answer is comparable.
+    pub execution_class: String,
+}
+
+/// Where a task's time went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Waiting for the device.
+    pub queue: Duration,
+    /// Turning the request into what the device takes.
+    pub prepare: Duration,
+    /// In batches on the device, from the first one's start to the last one's end.
+    pub device: Duration,
+    /// Turning the device's outputs into the reply.
+    pub finish: Duration,
+}
+
+/// How much more work the worker takes now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slots {
+    /// Tasks that may be inside at once.
+    pub capacity: usize,
+    /// Tasks that may still come in. 0 while paused or draining.
+    pub free: usize,
+    /// Tasks that are inside.
+    pub inside: usize,
+}
+
+/// The worker as it is now.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Whether tasks may come in.
+    pub state: State,
+    /// Whether the models that were to be loaded at the start are.
+    pub has_started: bool,
+    /// Places for tasks.
+    pub slots: Slots,
+    /// Tasks that were refused for want of a place or because the door was closed.
+    pub refused: u64,
+    /// How long the worker runs.
+    pub uptime: Duration,
+    /// The devices.
+    pub devices: Vec<DeviceStatus>,
+    /// The models that are loaded.
+    pub loaded: Vec<LoadedModel>,
+    /// Models that are being loaded.
+    pub loading: Vec<String>,
+    /// Why the worker does nothing, when it does nothing.
+    pub idle_because: Option<&'static str>,
+    /// What keeps it from being ready, in words; empty when it is ready.
+    pub not_ready_because: Vec<String>,
+}
+
+/// A model that is loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadedModel {
+    /// `name@version`.
+    pub model: String,
+    /// Digest of its files.
+    pub digest: String,
+    /// Whether it answers.
+    pub condition: Condition,
+    /// Where it runs and as what.
+    pub info: models::engine::Info,
+    /// Why this device and this backend.
+    pub because: String,
+    /// Bytes that are reserved for it on its device.
+    pub memory_bytes: u64,
+    /// Tasks that use it now.
+    pub uses: usize,
+    /// How long nobody has used it.
+    pub idle_for: Duration,
+    /// How long loading took.
+    pub loaded_in: Duration,
+}
+
+/// A model that is at hand, loaded or not.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// What it is.
+    pub cached: Arc<cache::CachedModel>,
+    /// Whether it is never evicted.
+    pub is_pinned: bool,
+    /// Where it runs, when it is loaded.
+    pub loaded: Option<LoadedModel>,
+}
+
+/// The way into the worker. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Arc<Parts>);
+
+pub(crate) struct Parts {
+    pub(crate) admission: Admission,
+    pub(crate) pool: Pool,
+    pub(crate) devices: Devices,
+    pub(crate) cache: cache::Handle,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) task_timeout: Duration,
+    pub(crate) preload: Vec<String>,
+    pub(crate) started: Instant,
+    pub(crate) has_started: std::sync::atomic::AtomicBool,
+}
+
+impl Handle {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Does a task. Dropping the future calls the task off: its place is free at once, and what was not on the device
+    /// yet never gets there.
+    ///
+    /// # Errors
+    /// At once when there is no place; later when the task cannot be done.
+    pub async fn execute(&self, task: NewTask) -> Result<Done, Error> {
+        self.begin(task)?.await
+    }
+
+    /// Takes a task in; the future does it. Dropping the future calls the task off.
+    ///
+    /// # Errors
+    /// At once when there is no place; the future's when the task cannot be done.
+    pub fn begin(&self, task: NewTask) -> Result<impl Future<Output = Result<Done, Error>> + Send + 'static, Error> {
+        let started = Instant::now();
+        let watched = Watched { metrics: Arc::clone(&self.0.metrics), ended: false };
+        let admitted = self.admit(&task, started);
+        let (permit, deadline) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                watched.end(&Err(error.clone()), started.elapsed());
+                return Err(error);
+            }
+        };
+        let handle = self.clone();
+        Ok(async move {
+            let _permit = permit;
+            let stage = AtomicU8::new(Stage::Loading as u8);
+            let run = handle.run(task, deadline, &stage);
+            let result = tokio::time::timeout_at(deadline.into(), run).await;
+            let late = |_| Err(Error::DeadlineExceeded { stage: Stage::from_u8(stage.load(Ordering::Relaxed)) });
+            let result = result.unwrap_or_else(late);
+            watched.end(&result, started.elapsed());
+            result
+        })
+    }
+
+    fn admit(&self, task: &NewTask, now: Instant) -> Result<(Permit, Instant), Error> {
+        if task.priority > NewTask::PRIORITY_MAX {
+            return Err(Error::Request(format!("priority is {}, it must be 0 to 9", task.priority)));
+        }
+        let deadline = task.deadline.unwrap_or(now + self.0.task_timeout);
+        if deadline <= now {
+            return Err(Error::DeadlineExceeded { stage: Stage::Loading });
+        }
+        Ok((self.0.admission.enter()?, deadline))
+    }
+
+    /// The road: model, items, outputs, reply.
+    async fn run(&self, task: NewTask, deadline: Instant, stage: &AtomicU8) -> Result<Done, Error> {
+        let at = |now: Stage| stage.store(now as u8, Ordering::Relaxed);
+        let Parts { pool, devices, .. } = &*self.0;
+        let model = devices.obtain(&task.model).await?;
+        at(Stage::Preparing);
+        let encoded = prepare::prepare(pool, &model.pipeline, task.request).await?;
+        at(Stage::Queued);
+        let items = encoded.prepared.items;
+        let submission = Submission { items, priority: task.priority, deadline: Some(deadline) };
+        let ticket = devices.queue_of(&model).submit(model.lane, submission);
+        let ticket = ticket.map_err(|_| match model.condition() {
+            Condition::Broken => Error::Broken { model: model.id.clone(), times: model.panics() },
+            Condition::Ready | Condition::Reloading => Error::Unloaded { model: model.id.clone() },
+        })?;
+        let Ran { outputs, queued, device } = ticket.outputs().await?;
+        at(Stage::Finishing);
+        let (reply, finish) = finish::finish(pool, &model.pipeline, encoded.prepared.pending, outputs).await?;
+        Ok(Done {
+            reply,
+            input_tokens: encoded.prepared.tokens as u64,
+            timings: Timings { queue: queued, prepare: encoded.took, device, finish },
+            model: model.id.clone(),
+            model_digest: model.digest.clone(),
+            execution_class: model.info.execution_class.clone(),
+        })
+    }
+
+    /// How much more work the worker takes now.
+    pub fn slots(&self) -> Slots {
+        let admission = &self.0.admission;
+        let (capacity, inside) = (admission.capacity(), admission.inside());
+        let free = match admission.state() {
+            State::Open => capacity - inside,
+            State::Paused | State::Draining => 0,
+        };
+        Slots { capacity, free, inside }
+    }
+
+    /// The worker as it is now.
+    pub fn status(&self) -> Status {
+        let state = self.0.admission.state();
+        let slots = self.slots();
+        let devices = self.0.devices.status();
+        let loaded: Vec<_> = self.0.devices.residents().iter().map(|resident| loaded_model(resident)).collect();
+        let loading = self.0.devices.loading();
+        let has_started = self.0.has_started.load(Ordering::SeqCst);
+        let idle_because = match state {
+            State::Paused => Some("its owner paused it"),
+            State::Draining => Some("it is shutting down"),
+            State::Open if self.0.admission.inside() > 0 => None,
+            State::Open if !loading.is_empty() => Some("a model is being loaded"),
+            State::Open => Some("no task has come"),
+        };
+        let mut not_ready_because = Vec::new();
+        match state {
+            State::Open => {}
+            State::Paused => not_ready_because.push("paused by its owner".to_owned()),
+            State::Draining => not_ready_because.push("shutting down".to_owned()),
+        }
+        if !has_started {
+            not_ready_because.push("still loading the models that were asked for at the start".to_owned());
+        }
+        let ill = loaded.iter().filter(|model| model.condition != Condition::Ready);
+        not_ready_because.extend(ill.map(|model| format!("{} is {}", model.model, model.condition.name())));
+        let failing = devices.iter().filter(|device| device.is_failing);
+        not_ready_because.extend(failing.map(|device| format!("{} is failing", device.device)));
+        Status {
+            state,
+            has_started,
+            slots,
+            refused: self.0.admission.refused(),
+            uptime: self.0.started.elapsed(),
+            devices,
+            loaded,
+            loading,
+            idle_because,
+            not_ready_because,
+        }
+    }
+
+    /// The figures.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// The models that are at hand.
+    pub fn models(&self) -> Vec<Model> {
+        let residents = self.0.devices.residents();
+        let of_entry = |cached: Arc<cache::CachedModel>| {
+            let id = cached.manifest.id();
+            let resident = residents.iter().find(|resident| resident.id == id);
+            let is_pinned = self.0.cache.is_pinned(&id);
+            Model { cached, is_pinned, loaded: resident.map(|resident| loaded_model(resident)) }
+        };
+        self.0.cache.list().into_iter().map(of_entry).collect()
+    }
+
+    /// The model of this name that is at hand, loaded or not.
+    pub fn model(&self, name: &str) -> Option<Model> {
+        let id = self.0.cache.find(name)?;
+        self.models().into_iter().find(|model| model.cached.manifest.id() == id)
+    }
+
+    /// Where models are kept.
+    pub fn cache(&self) -> &cache::Handle {
+        &self.0.cache
+    }
+
+    /// Loads a model, fetching it where it is not at hand.
+    ///
+    /// # Errors
+    /// When it is not to be had, or does not fit.
+    pub async fn load(&self, model: &str) -> Result<LoadedModel, Error> {
+        match self.0.admission.state() {
+            State::Open => Ok(loaded_model(&*self.0.devices.obtain(model).await?)),
+            State::Paused => Err(Error::Paused),
+            State::Draining => Err(Error::Draining),
+        }
+    }
+
+    /// Unloads a model after those who use it are done, within a limit; its files stay.
+    ///
+    /// # Errors
+    /// When it is not loaded.
+    pub async fn unload(&self, model: &str) -> Result<(), Error> {
+        self.0.devices.unload(model).await
+    }
+
+    /// Keeps a model from being evicted, or allows it again.
+    ///
+    /// # Errors
+    /// When it is not at hand.
+    pub fn pin(&self, model: &str, pinned: bool) -> Result<(), Error> {
+        Ok(self.0.cache.pin(model, pinned)?)
+    }
+
+    /// Refuses tasks, hands back those inside, and frees the devices' memory.
+    ///
+    /// # Errors
+    /// When the worker is shutting down.
+    pub async fn pause(&self) -> Result<(), Error> {
+        if !self.0.admission.set_paused(true) {
+            return Err(Error::Draining);
+        }
+        self.0.devices.clear(&Error::Paused).await;
+        Ok(())
+    }
+
+    /// Takes tasks again.
+    ///
+    /// # Errors
+    /// When the worker is shutting down.
+    pub fn resume(&self) -> Result<(), Error> {
+        if !self.0.admission.set_paused(false) {
+            return Err(Error::Draining);
+        }
+        self.0.devices.reopen();
+        Ok(())
+    }
+
+    /// Refuses tasks for good and waits until those inside are done, at most so long. Returns whether they are.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.0.admission.drain();
+        self.0.admission.empty(limit).await
+    }
+
+    /// Runs a closure on the CPU pool, for what is too long for an async thread.
+    ///
+    /// # Errors
+    /// When the closure panicked.
+    pub async fn on_cpu<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        self.0.pool.run(work).await
+    }
+
+    /// Loads the models that were asked for at the start. What cannot be loaded is logged and left.
+    pub(crate) async fn preload(&self) {
+        for model in &self.0.preload {
+            if let Err(error) = self.load(model).await {
+                tracing::error!(model, "not loaded at the start: {error}");
+            }
+        }
+        self.0.has_started.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends the devices' threads.
+    pub(crate) async fn stop(&self) {
+        self.0.devices.stop(&Error::Draining).await;
+    }
+}
+
+fn loaded_model(resident: &Resident) -> LoadedModel {
+    LoadedModel {
+        model: resident.id.clone(),
+        digest: resident.digest.clone(),
+        condition: resident.condition(),
+        info: resident.info.clone(),
+        because: format!("{}; {}", resident.placement, resident.choice),
+        memory_bytes: resident.memory_bytes,
+        uses: resident.uses(),
+        idle_for: resident.idle_for(),
+        loaded_in: resident.loaded_in,
+    }
+}
+
+/// Counts a task's end, also when its caller leaves.
+struct Watched {
+    metrics: Arc<Metrics>,
+    ended: bool,
+}
+
+impl Watched {
+    fn end(mut self, result: &Result<Done, Error>, took: Duration) {
+        self.ended = true;
+        match result {
+            Ok(done) => self.metrics.task_done(done, took),
+            Err(error) => self.metrics.task_failed(error.fault()),
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.metrics.task_failed(crate::error::Fault::Cancelled);
+        }
+    }
+}
