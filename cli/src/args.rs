@@ -90,21 +90,12 @@ pub(crate) struct Serving {
     /// Folder of downloaded models. `~/.cache/neurogrid/models` when not given.
     #[arg(long, value_name = "FOLDER", env = "NEUROGRID_CACHE_DIR", help_heading = "Models")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Most disk that downloaded models may take, in GB; the least recently used make room.
-    #[arg(long, value_name = "GB", env = "NEUROGRID_CACHE_QUOTA_GB", help_heading = "Models")]
-    pub(crate) cache_quota_gb: Option<f64>,
     /// Folder with one model, served where it lies (config.json, model.safetensors or model.onnx, tokenizer.json).
     #[arg(long, value_name = "FOLDER", env = "NEUROGRID_MODEL_FOLDER", value_delimiter = ',', help_heading = "Models")]
     pub(crate) model_folder: Vec<PathBuf>,
     /// Load these models before saying that the worker is ready.
     #[arg(long, value_name = "MODEL", env = "NEUROGRID_PRELOAD", value_delimiter = ',', help_heading = "Models")]
     pub(crate) preload: Vec<String>,
-    /// Address of a Hugging Face Hub, or of a mirror that speaks its API.
-    #[arg(long, value_name = "URL", env = "HF_ENDPOINT", help_heading = "Models")]
-    pub(crate) hub_endpoint: Option<String>,
-    /// Token for models on the Hub that ask for one.
-    #[arg(long, value_name = "TOKEN", env = "HF_TOKEN", hide_env_values = true, help_heading = "Models")]
-    pub(crate) hub_token: Option<String>,
     /// Which backend runs the models.
     #[arg(long, value_name = "BACKEND", env = "NEUROGRID_BACKEND", default_value = "auto", help_heading = "Compute")]
     pub(crate) backend: Backend,
@@ -259,23 +250,7 @@ pub(crate) struct Doctor {
 pub(crate) enum Models {
     /// List the models on this machine.
     List(Store),
-    /// Download a model. Goes on where an earlier download stopped; every file is verified.
-    ///
-    /// SOURCE is `hf:ORG/NAME[@REVISION]` (Hugging Face Hub), `http(s)://…/manifest.json`, or `grid:NAME[@VERSION]` together
-    /// with --coordinator.
-    Pull {
-        /// Where from.
-        source: String,
-        /// Coordinator whose registry `grid:` means.
-        #[arg(long, value_name = "URL", env = "NEUROGRID_COORDINATOR")]
-        coordinator: Option<String>,
-        /// Its key.
-        #[arg(long, value_name = "KEY", env = "NEUROGRID_API_KEY", hide_env_values = true)]
-        api_key: Option<String>,
-        #[command(flatten)]
-        store: Store,
-    },
-    /// Copy a folder with a model into the store, or register it with a coordinator.
+    /// Upload a folder with a model to a coordinator's registry, so that every worker of the grid can fetch it.
     Add {
         /// Folder with config.json, model.safetensors or model.onnx, and tokenizer.json.
         folder: PathBuf,
@@ -285,28 +260,12 @@ pub(crate) enum Models {
         /// Its version.
         #[arg(long = "model-version", value_name = "VERSION")]
         version: Option<String>,
-        /// Upload it to this coordinator's registry instead, so that every worker of the grid can fetch it.
-        #[arg(long, value_name = "URL")]
-        coordinator: Option<String>,
+        /// The coordinator.
+        #[arg(long, value_name = "URL", env = "NEUROGRID_COORDINATOR")]
+        coordinator: String,
         /// The coordinator's key.
         #[arg(long, value_name = "KEY", env = "NEUROGRID_API_KEY", hide_env_values = true)]
         api_key: Option<String>,
-        #[command(flatten)]
-        store: Store,
-    },
-    /// Hash every file of a model again and compare with its manifest.
-    Verify {
-        /// NAME or NAME@VERSION; all models when not given.
-        model: Option<String>,
-        #[command(flatten)]
-        store: Store,
-    },
-    /// Remove a model.
-    Rm {
-        /// NAME@VERSION.
-        model: String,
-        #[command(flatten)]
-        store: Store,
     },
 }
 
@@ -316,12 +275,6 @@ pub(crate) struct Store {
     /// Folder of downloaded models. `~/.cache/neurogrid/models` when not given.
     #[arg(long, value_name = "FOLDER", env = "NEUROGRID_CACHE_DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Address of a Hugging Face Hub, or of a mirror that speaks its API.
-    #[arg(long, value_name = "URL", env = "HF_ENDPOINT")]
-    pub(crate) hub_endpoint: Option<String>,
-    /// Token for models on the Hub that ask for one.
-    #[arg(long, value_name = "TOKEN", env = "HF_TOKEN", hide_env_values = true)]
-    pub(crate) hub_token: Option<String>,
 }
 
 /// Kinds of inference.

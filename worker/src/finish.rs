@@ -18,7 +18,7 @@ const INLINE_BYTES: usize = 64 << 10;
 ///
 /// # Errors
 /// When the outputs are not what the model may give.
-pub async fn finish(
+pub(crate) async fn finish(
     pool: &Pool,
     pipeline: &Arc<Pipeline>,
     pending: Pending,

@@ -33,6 +33,7 @@ mod error;
 mod finish;
 pub mod hardware;
 pub mod http;
+pub mod link;
 pub mod metrics;
 pub mod pool;
 mod prepare;

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::pool::Pool;
 
 /// A request as the device takes it.
-pub struct Encoded {
+pub(crate) struct Encoded {
     /// The items and what belongs to them.
     pub prepared: Prepared,
     /// How long it took, waiting for a thread included.
@@ -28,7 +28,7 @@ const INLINE_TENSOR_BYTES: usize = 64 << 10;
 ///
 /// # Errors
 /// When the request does not fit the model.
-pub async fn prepare(pool: &Pool, pipeline: &Arc<Pipeline>, request: Request) -> Result<Encoded, Error> {
+pub(crate) async fn prepare(pool: &Pool, pipeline: &Arc<Pipeline>, request: Request) -> Result<Encoded, Error> {
     let started = Instant::now();
     let prepared = if is_small(&request) {
         let attempt = catch_unwind(AssertUnwindSafe(|| pipeline.prepare(request)));

@@ -36,13 +36,8 @@ pub(crate) fn options(address: SocketAddr, access: &Access, serving: &Serving) -
 
 /// Where models are kept and come from.
 pub(crate) fn cache(serving: &Serving) -> config::Cache {
-    let mut cache = super::models::cache(&crate::args::Store {
-        cache_dir: serving.cache_dir.clone(),
-        hub_endpoint: serving.hub_endpoint.clone(),
-        hub_token: serving.hub_token.clone(),
-    });
+    let mut cache = super::models::cache(&crate::args::Store { cache_dir: serving.cache_dir.clone() });
     cache.folders.clone_from(&serving.model_folder);
-    cache.quota_bytes = serving.cache_quota_gb.map(|gb| (gb * 1e9) as u64);
     cache
 }
 

@@ -33,7 +33,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The example as a task's kind and input.
 pub(crate) fn example_input() -> serde_json::Value {
-    let pixels = EXAMPLE_PIXELS.map(f32::from).map(|pixel| pixel as u32);
+    let pixels = EXAMPLE_PIXELS.as_slice();
     serde_json::json!({
         "kind": "classify",
         "input": {

@@ -183,10 +183,13 @@ impl<'de> Deserialize<'de> for Tag {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Tag, A::Error> {
-                match map.next_key::<String>()?.as_deref() {
-                    Some("t") => map.next_value().map(Tag),
-                    _ => Err(de::Error::custom("the first key must be \"t\"")),
-                }
+                let Some("t") = map.next_key::<String>()?.as_deref() else {
+                    return Err(de::Error::custom("the first key must be \"t\""));
+                };
+                let tag = map.next_value().map(Tag)?;
+                // The decoder refuses a map that is not read to its end.
+                while map.next_entry::<de::IgnoredAny, de::IgnoredAny>()?.is_some() {}
+                Ok(tag)
             }
         }
 

@@ -124,6 +124,11 @@ impl Profile {
     }
 }
 
+/// The machine's name in its network.
+pub fn host_name() -> Option<String> {
+    System::host_name().ok()
+}
+
 /// Profiles this machine. Never fails: what cannot be found out is missing from the profile, and a finding says why.
 pub async fn profile(options: Options) -> Profile {
     let path = options.storage_path.clone();

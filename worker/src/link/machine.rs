@@ -1,7 +1,21 @@
 //! The machine as its live samples show it. A profile and samples go in, what a link tells of them comes out.
 
-use super::Machine;
 use crate::hardware::{self, live};
+
+/// What a link tells of the machine.
+pub trait Machine: Send + Sync + 'static {
+    /// Hardware, as `GET /api/hardware/profile` gives it. Asked once.
+    fn profile(&self) -> serde_json::Value;
+
+    /// The hottest device, in °C, where that can be read.
+    fn temperature_c(&self) -> Option<f32>;
+
+    /// Share of time that the busiest device worked, 0 to 1.
+    fn utilisation(&self) -> f32;
+
+    /// 0 to 100.
+    fn health_score(&self) -> u8;
+}
 
 /// A profiled machine that is sampled as long as this lives.
 pub struct Sampled {
@@ -39,6 +53,6 @@ impl Machine for Sampled {
     }
 
     fn health_score(&self) -> u8 {
-        hardware::health(&hardware::health::Inputs::of(&self.live.latest())).score
+        hardware::health::assess(&hardware::health::Inputs::of(&self.live.latest())).score
     }
 }
