@@ -69,7 +69,8 @@ async fn submit_share(url: String, share: Vec<usize>, pace: Arc<AtomicUsize>, to
             let body: serde_json::Value = serde_json::from_str(&body)?;
             Ok(body["id"].as_str().map(str::to_owned))
         });
-        accepted.push((key, id.await.unwrap()));
+        let id = id.await.unwrap();
+        accepted.push((key, id));
     }
     accepted
 }
