@@ -35,7 +35,7 @@ pub fn tiny_bert() -> PathBuf {
 fn prepared(variable: &str, what: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.exists());
     if path.is_none() {
-        println!("SKIPPED: {variable} is not set, so {what} cannot be tested; `cargo xtask test` prepares it");
+        println!("skipped: {variable} is not set, so {what} cannot be tested; `cargo xtask test` prepares it");
     }
     path
 }

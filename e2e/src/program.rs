@@ -4,8 +4,10 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -58,13 +60,17 @@ pub fn command(folder: &Path) -> Command {
     command
 }
 
-/// A port of loopback that was free a moment ago.
+/// A port of loopback that was free a moment ago, below those that systems give to outgoing connections: a program that is
+/// killed and started again finds it free.
 ///
 /// # Panics
 /// When there is none.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("it is bound").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Tests run in processes of their own: each begins elsewhere.
+    let start = std::process::id() as u16 % 1_000 * 10;
+    let mut ports = (0..10_000).map(|_| 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000);
+    ports.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("loopback has free ports")
 }
 
 impl Program {

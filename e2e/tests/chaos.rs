@@ -127,11 +127,7 @@ async fn nothing_is_lost_or_settled_twice_while_everything_is_killed() {
     };
     let shares = (0..CALLERS).map(|caller| (caller..tasks).step_by(CALLERS).collect());
     let pace = |share| submit_share(url.clone(), share, killed.clone(), tasks);
-    let callers: Vec<_> = shares.map(|share| tokio::spawn(pace(share))).collect();
-    let mut accepted = Vec::new();
-    for caller in callers {
-        accepted.extend(caller.await.unwrap());
-    }
+    let accepted = futures_util::future::join_all(shares.map(pace)).await.concat();
     let slots = killer.await.unwrap();
     assert!(over.load(Ordering::SeqCst) && killed.load(Ordering::SeqCst) >= kills);
     assert_eq!(accepted.len(), tasks);
