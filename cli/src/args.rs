@@ -258,7 +258,7 @@ pub(crate) enum Models {
         #[arg(long)]
         name: Option<String>,
         /// Its version.
-        #[arg(long = "model-version", value_name = "VERSION")]
+        #[arg(id = "model_version", long = "model-version", value_name = "VERSION")]
         version: Option<String>,
         /// The coordinator.
         #[arg(long, value_name = "URL", env = "NEUROGRID_COORDINATOR")]

@@ -11,6 +11,7 @@ mod settings;
 mod shutdown;
 
 use clap::{CommandFactory, FromArgMatches};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -18,6 +19,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    // The child asks drivers that may crash or hang: nothing else is started in it.
+    if let args::Command::ProbeGpu = cli.command {
+        ::worker::hardware::run_probe_child();
+    }
     start_logging(&cli.global);
     let json = cli.global.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -74,7 +79,8 @@ fn start_logging(global: &args::Global) {
         "info" => quiet.iter().map(directive).fold(filter, EnvFilter::add_directive),
         _ => filter,
     };
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match global.log_format {
         args::LogFormat::Text => builder.init(),
         args::LogFormat::Json => builder.json().init(),

@@ -43,11 +43,13 @@ pub(crate) fn read(path: &Path) -> Result<toml::Table, Mistake> {
 /// The command with the file's values as defaults, and every mistake in the file.
 pub(crate) fn apply(mut command: Command, file: &toml::Table) -> (Command, Vec<Mistake>) {
     let mut mistakes = Vec::new();
-    command.build();
+    // What is built once must not be changed any more, and only what is built knows all its options.
+    let mut built = command.clone();
+    built.build();
     for (table, value) in file {
-        let Some(sub) = command.find_subcommand(table).filter(|sub| takes_settings(sub)) else {
+        let Some(sub) = built.find_subcommand(table).filter(|sub| takes_settings(sub)) else {
             let tables: Vec<&str> =
-                command.get_subcommands().filter(|s| takes_settings(s)).map(Command::get_name).collect();
+                built.get_subcommands().filter(|s| takes_settings(s)).map(Command::get_name).collect();
             mistakes.push(Mistake {
                 place: format!("[{table}]"),
                 problem: format!("no such table; there are {}", tables.join(", ")),

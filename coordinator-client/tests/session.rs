@@ -130,7 +130,7 @@ fn a_task_goes_from_offer_to_ack() {
         2,
         &[
             (1, offered(1, 1), "accept, run"),
-            (5, Event::Tick, "ping, heartbeat 1/2 1"),
+            (5, Event::Tick, "heartbeat 1/2 1"),
             (6, finished(1, 1), "result"),
             (7, acked(1, 1), "forget"),
             (10, Event::Tick, "heartbeat 2/2 0"),
@@ -358,6 +358,8 @@ struct Task {
     state: State,
     epoch: u64,
     settled: u32,
+    /// After a decline it is not offered again at once.
+    not_before: Duration,
 }
 
 /// A coordinator as small as can be: leases, epochs, fencing.
@@ -383,7 +385,7 @@ struct Grid {
 
 impl Grid {
     fn new() -> Self {
-        let tasks = (0..TASKS).map(|id| (id, Task { state: State::Queued, epoch: 0, settled: 0 })).collect();
+        let tasks = (0..TASKS).map(|id| (id, Task { state: State::Queued, epoch: 0, settled: 0, not_before: Duration::ZERO })).collect();
         Self {
             now: Duration::ZERO,
             coordinator: Model { tasks, welcomed: false, slots: 0, offered: BTreeSet::new() },
@@ -503,7 +505,8 @@ impl Grid {
             Frame::Decline(decline) => {
                 self.coordinator.offered.remove(&decline.attempt);
                 if is_current(tasks, &decline.attempt) {
-                    tasks.get_mut(&id_of(&decline.attempt)).unwrap().state = State::Queued;
+                    let task = tasks.get_mut(&id_of(&decline.attempt)).unwrap();
+                    (task.state, task.not_before) = (State::Queued, self.now + Duration::from_secs(1));
                 }
             }
             Frame::Result(result) => {
@@ -535,7 +538,8 @@ impl Grid {
         }
         let Model { tasks, offered, slots, .. } = &mut self.coordinator;
         let mut offers = Vec::new();
-        for (id, task) in tasks.iter_mut().filter(|(_, task)| task.state == State::Queued) {
+        let waiting = |task: &Task| task.state == State::Queued && task.not_before <= now;
+        for (id, task) in tasks.iter_mut().filter(|(_, task)| waiting(task)) {
             if offered.len() >= *slots as usize {
                 break;
             }

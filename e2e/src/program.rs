@@ -26,12 +26,12 @@ pub struct Program {
     log: PathBuf,
 }
 
-/// The executable: `NEUROGRID_BIN`, or the one that cargo put beside this test.
+/// The executable: `NEUROGRID_TEST_BIN`, or the one that cargo put beside this test.
 ///
 /// # Panics
 /// When there is none.
 pub fn executable() -> PathBuf {
-    if let Some(path) = std::env::var_os("NEUROGRID_BIN") {
+    if let Some(path) = std::env::var_os("NEUROGRID_TEST_BIN") {
         return path.into();
     }
     let test = std::env::current_exe().expect("a running program has a path");

@@ -72,7 +72,7 @@ fn create(folder: &Path) -> Result<PathBuf> {
         return Ok(python);
     }
     if folder.exists() && !folder.join("pyvenv.cfg").exists() && fs::read_dir(folder)?.next().is_some() {
-        bail!("{} is there and is no Python environment; move it away, or set NEUROGRID_VENV", folder.display());
+        bail!("{} is there and is no Python environment; move it away, or set NEUROGRID_TEST_VENV", folder.display());
     }
     let system = interpreter()?;
     process::must(Command::new(system).args(["-m", "venv", "--clear"]).arg(folder))?;
@@ -171,9 +171,9 @@ fn read_assets(answer: &str) -> Assets {
     Assets { minilm: lines.next().flatten(), onnx_runtime: lines.next().flatten() }
 }
 
-/// The folder of the environment: `NEUROGRID_VENV`, or `.venv` in the repository.
+/// The folder of the environment: `NEUROGRID_TEST_VENV`, or `.venv` in the repository.
 pub(crate) fn folder(root: &Path) -> PathBuf {
-    env::var_os("NEUROGRID_VENV").map_or_else(|| root.join(".venv"), PathBuf::from)
+    env::var_os("NEUROGRID_TEST_VENV").map_or_else(|| root.join(".venv"), PathBuf::from)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 
 /// Runs every check and test: tidy, formatting, clippy, then all tests.
 ///
-/// Installs first what the tests need into a Python environment (.venv, or NEUROGRID_VENV), from the pinned
+/// Installs first what the tests need into a Python environment (.venv, or NEUROGRID_TEST_VENV), from the pinned
 /// e2e/requirements.txt; again only when that file changes. What cannot be installed is skipped, and listed at the end
 /// with the reason.
 ///
@@ -24,7 +24,7 @@ use std::{
 ///   NEUROGRID_TEST_MINILM_ONNX  folder of the same, with the ONNX graph that models/scripts exports beside it
 ///   NEUROGRID_TEST_ORT          ONNX Runtime's shared library
 ///   NEUROGRID_TEST_SKIPPED      what could not be installed, separated by commas
-///   NEUROGRID_BIN               the neurogrid executable, built for this run
+///   NEUROGRID_TEST_BIN          the neurogrid executable, built for this run
 ///
 /// They are written to target/test-env.sh too: `. target/test-env.sh` before running tests by hand.
 ///
@@ -72,7 +72,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     let build = ["build", "--workspace", "--bins", "--tests"];
     if report.step("build", |_| process::succeeds(process::cargo(root).args(build))) {
         let name = format!("neurogrid{}", env::consts::EXE_SUFFIX);
-        variables.insert("NEUROGRID_BIN", target.join("debug").join(name));
+        variables.insert("NEUROGRID_TEST_BIN", target.join("debug").join(name));
         write_shell_file(&target, &variables)?;
         report.step("tests", |report| tests(root, options, &target, &variables, report));
     } else {

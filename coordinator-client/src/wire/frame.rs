@@ -152,19 +152,23 @@ impl Frame {
             return Err(DecodeError::TooLarge { bytes: message.len() });
         }
         let malformed = |e: rmp_serde::decode::Error| DecodeError::Malformed(e.to_string());
-        let tag: Tag = rmp_serde::from_slice(message).map_err(malformed)?;
+        let (tag, _): (Tag, _) = value(message).map_err(malformed)?;
         if !Self::TAGS.contains(&tag.0.as_str()) {
             return Ok(None);
         }
-        let mut rest = message;
-        let mut decoder = rmp_serde::Deserializer::new(&mut rest);
-        decoder.set_max_depth(DEPTH_MAX);
-        let frame = Self::deserialize(&mut decoder).map_err(malformed)?;
-        if !rest.is_empty() {
-            return Err(DecodeError::Trailing(rest.len()));
+        match value(message).map_err(malformed)? {
+            (frame, 0) => Ok(Some(frame)),
+            (_, more) => Err(DecodeError::Trailing(more)),
         }
-        Ok(Some(frame))
     }
+}
+
+/// The first value of a message, and how many bytes follow it.
+fn value<T: de::DeserializeOwned>(mut message: &[u8]) -> Result<(T, usize), rmp_serde::decode::Error> {
+    let mut decoder = rmp_serde::Deserializer::new(&mut message);
+    decoder.set_max_depth(DEPTH_MAX);
+    let value = T::deserialize(&mut decoder)?;
+    Ok((value, message.len()))
 }
 
 /// The tag alone. That it comes first is part of the protocol: a decoder that meets the content first has to buffer
