@@ -44,8 +44,8 @@ const END_MAX: Duration = Duration::from_secs(5);
 pub enum Error {
     /// It would serve strangers.
     #[error(
-        "{0} can be reached from other machines and no API key is set; set one (`http.api_key`), listen on loopback, or \
-         allow it with `http.insecure`"
+        "{0} can be reached from other machines and no API key is set; set one (--api-key), listen on loopback, or \
+         allow it with --insecure"
     )]
     Insecure(SocketAddr),
     /// A key that anybody would guess.

@@ -11,7 +11,7 @@ import numpy as np
 import openai
 from safetensors.numpy import load_file
 
-MODEL = "all-minilm-l6-v2"
+MODEL = "minilm"
 
 
 def main() -> None:

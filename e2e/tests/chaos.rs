@@ -96,8 +96,8 @@ async fn recorded(client: &reqwest::Client, url: &str, key: &str, id: &str) -> a
     if state == "queued" || state == "leased" {
         return Ok(None);
     }
-    let mut attempts = http::get(client, &format!("{url}/api/tasks/{id}/attempts")).await?;
-    let attempts: Vec<Attempt> = serde_json::from_value(attempts["attempts"].take())?;
+    let attempts = http::get(client, &format!("{url}/api/tasks/{id}/attempts")).await?;
+    let attempts: Vec<Attempt> = serde_json::from_value(attempts)?;
     Ok(Some(Task { id: id.into(), key: key.into(), state, attempts }))
 }
 

@@ -140,12 +140,15 @@ fn python_environment(root: &Path, target: &Path, variables: &mut Variables, rep
     Ok(true)
 }
 
+/// The checkpoint says 256 tokens, where its training ended; its position table has 512. The references are of the whole texts.
+const WHOLE_LENGTH: &str = r#"{"max_seq_length": 512, "do_lower_case": false}"#;
+
 /// Makes a folder with the checkpoint and its ONNX graph beside it, once for each version of the scripts.
 fn export_minilm(root: &Path, target: &Path, python: &Path, checkpoint: &Path) -> Result<PathBuf> {
     let scripts = root.join("models/scripts");
     let folder = target.join("test-models/minilm");
     let stamp = folder.with_extension("made-from");
-    let mut recipe = format!("{} and its files\n", checkpoint.display());
+    let mut recipe = format!("{} and its files, {WHOLE_LENGTH}\n", checkpoint.display());
     for script in ["export_minilm_onnx.py", "reference_bert.py"] {
         let path = scripts.join(script);
         recipe += &fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -165,6 +168,9 @@ fn export_minilm(root: &Path, target: &Path, python: &Path, checkpoint: &Path) -
             .env("PYTHONDONTWRITEBYTECODE", "1"),
     )?;
     link_files(checkpoint, &folder)?;
+    let length = folder.join("sentence_bert_config.json");
+    fs::remove_file(&length).with_context(|| format!("cannot remove the link {}", length.display()))?;
+    fs::write(&length, WHOLE_LENGTH).with_context(|| format!("cannot write {}", length.display()))?;
     fs::write(&stamp, recipe).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(folder)
 }
