@@ -28,10 +28,24 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "NEUROGRID_JSON", help_heading = "Everywhere")]
     pub(crate) json: bool,
     /// What is logged to standard error: error, warn, info, debug, trace, or a filter such as `info,worker=debug`.
-    #[arg(long, global = true, value_name = "FILTER", env = "NEUROGRID_LOG", default_value = "info", help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "NEUROGRID_LOG",
+        default_value = "info",
+        help_heading = "Everywhere"
+    )]
     pub(crate) log: String,
     /// How log lines look.
-    #[arg(long, global = true, value_name = "FORMAT", env = "NEUROGRID_LOG_FORMAT", default_value = "text", help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "NEUROGRID_LOG_FORMAT",
+        default_value = "text",
+        help_heading = "Everywhere"
+    )]
     pub(crate) log_format: LogFormat,
 }
 
@@ -104,7 +118,14 @@ pub(crate) struct Serving {
     #[arg(long, value_name = "FILE", env = "NEUROGRID_ONNX_LIBRARY", help_heading = "Compute")]
     pub(crate) onnx_library: Option<PathBuf>,
     /// CPU threads for all work together. As many as this process may use when not given.
-    #[arg(long, value_name = "COUNT", env = "NEUROGRID_THREADS", default_value_t = 0, hide_default_value = true, help_heading = "Compute")]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "NEUROGRID_THREADS",
+        default_value_t = 0,
+        hide_default_value = true,
+        help_heading = "Compute"
+    )]
     pub(crate) threads: usize,
     /// NVIDIA's management library, when it is not where the driver puts it.
     #[arg(long, value_name = "FILE", env = "NEUROGRID_NVML_LIBRARY", help_heading = "Compute")]
@@ -116,13 +137,34 @@ pub(crate) struct Serving {
     #[arg(long, value_name = "TIME", env = "NEUROGRID_TASK_TIMEOUT", value_parser = humantime::parse_duration, default_value = "30min", help_heading = "Limits")]
     pub(crate) task_timeout: Duration,
     /// Fewer CPU cores than this and the worker refuses to start.
-    #[arg(long, value_name = "COUNT", env = "NEUROGRID_MIN_CPU_CORES", default_value_t = 0, hide_default_value = true, help_heading = "Limits")]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "NEUROGRID_MIN_CPU_CORES",
+        default_value_t = 0,
+        hide_default_value = true,
+        help_heading = "Limits"
+    )]
     pub(crate) min_cpu_cores: usize,
     /// Less memory than this and the worker refuses to start.
-    #[arg(long, value_name = "GB", env = "NEUROGRID_MIN_MEMORY_GB", default_value_t = 0.0, hide_default_value = true, help_heading = "Limits")]
+    #[arg(
+        long,
+        value_name = "GB",
+        env = "NEUROGRID_MIN_MEMORY_GB",
+        default_value_t = 0.0,
+        hide_default_value = true,
+        help_heading = "Limits"
+    )]
     pub(crate) min_memory_gb: f64,
     /// Less free disk than this and the worker refuses to start.
-    #[arg(long, value_name = "GB", env = "NEUROGRID_MIN_STORAGE_GB", default_value_t = 0.0, hide_default_value = true, help_heading = "Limits")]
+    #[arg(
+        long,
+        value_name = "GB",
+        env = "NEUROGRID_MIN_STORAGE_GB",
+        default_value_t = 0.0,
+        hide_default_value = true,
+        help_heading = "Limits"
+    )]
     pub(crate) min_storage_gb: f64,
     /// Refuse to start without a GPU that this build can use.
     #[arg(long, env = "NEUROGRID_GPU_REQUIRED", help_heading = "Limits")]

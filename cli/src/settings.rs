@@ -172,7 +172,10 @@ mod tests {
     #[test]
     fn every_mistake_is_found_at_once() {
         check("[worker]\nbind = '127.0.0.1:9'\nthreads = 2\ninsecure = true", &[]);
-        check("[worker]\nbindd = 'x'\nthreads = 'two'\n[nonsense]", &["[nonsense]", "[worker] bindd", "[worker] threads"]);
+        check(
+            "[worker]\nbindd = 'x'\nthreads = 'two'\n[nonsense]",
+            &["[nonsense]", "[worker] bindd", "[worker] threads"],
+        );
         check("bind = 'x'", &["[bind]"]);
         check("worker = 3", &["worker"]);
     }

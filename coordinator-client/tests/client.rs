@@ -1,5 +1,7 @@
 //! The client against a fake coordinator over real sockets on loopback.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
+
 use coordinator_client::api::Code;
 use coordinator_client::client::{Access, AccessError, Failure, Handle, Host, Offered, Options, Outcome, Service};
 use coordinator_client::fake::{Coordinator, Link};

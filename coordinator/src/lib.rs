@@ -20,7 +20,6 @@ pub mod store;
 mod tasks;
 
 use ::http::uri::Scheme;
-use axum::extract::Request;
 use coordinator_client::identity::{self, Identity};
 use grid::Grid;
 pub use options::Options;
@@ -183,9 +182,6 @@ impl Coordinator {
             drop(task); // they end when `closing` is cancelled, and the tracker waits for them
         }
         tracing::info!(%address, "the coordinator listens");
-        let router = http::router(grid);
-        let service =
-            axum::ServiceExt::<Request>::into_make_service_with_connect_info::<http::serve::Connection>(router);
         let stopping = {
             let closing = closing.clone();
             async move {
@@ -194,8 +190,7 @@ impl Coordinator {
                 closing.cancel();
             }
         };
-        let serving = axum::serve(http::serve::Door(listener), service).with_graceful_shutdown(stopping);
-        let mut serving = std::pin::pin!(serving.into_future());
+        let mut serving = std::pin::pin!(http::serve::serve(grid, listener, stopping));
         let served = tokio::select! {
             served = &mut serving => served,
             () = async { closing.cancelled().await; tokio::time::sleep(drain_max).await } => {

@@ -122,7 +122,11 @@ mod tests {
             vec![attempt(1, 0, Some(5), "settled"), attempt(2, 6, Some(7), "lost")],
             &["task t was given out again after it was settled"],
         );
-        check("succeeded", vec![lost.clone(), attempt(2, 4, Some(9), "settled")], &["task t: attempts 1 and 2 overlap"]);
+        check(
+            "succeeded",
+            vec![lost.clone(), attempt(2, 4, Some(9), "settled")],
+            &["task t: attempts 1 and 2 overlap"],
+        );
         check("succeeded", vec![attempt(2, 5, Some(9), "settled")], &["task t: attempt 1 has epoch 2"]);
         check("succeeded", vec![attempt(1, 5, None, "settled")], &["task t: attempt 1 has not ended"]);
     }

@@ -1,6 +1,8 @@
 //! Kills at random while thousands of tasks run, then judges the recorded history: every accepted task ended once, none is
 //! lost, none was settled twice.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
+
 use e2e::history::{self, Attempt, Task};
 use e2e::{Program, digits, free_port, http};
 use rand::rngs::StdRng;

@@ -1,6 +1,9 @@
 //! The official OpenAI and Open Inference Protocol clients, pointed at a worker and at a coordinator.
 
-use e2e::{Program, minilm, python, root};
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
+#![expect(clippy::print_stdout, reason = "what was measured is said")]
+
+use e2e::{Program, http, minilm, python, root};
 use std::path::Path;
 use std::process::Command;
 
@@ -17,14 +20,21 @@ fn up(folder: &Path, more: &[&str]) -> Program {
     Program::start(folder, &args).unwrap()
 }
 
-#[test]
-fn the_openai_client_embeds_a_thousand_texts_on_a_worker_and_through_the_grid() {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_openai_client_embeds_a_thousand_texts_on_a_worker_and_through_the_grid() {
     let (Some(python), Some(model)) = (python(), minilm()) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let program = up(folder.path(), &["--model-folder", model.to_str().unwrap()]);
     let golden = root().join("models/tests/data");
-    for url in [program.said("worker"), program.said("coordinator")] {
-        run_client(&python, "openai_embed.py", &[&url, golden.to_str().unwrap()]);
+    for (backend, provider) in [("candle", "candle"), ("onnx", "CPUExecutionProvider")] {
+        let folder = tempfile::tempdir().unwrap();
+        let program = up(folder.path(), &["--backend", backend, "--model-folder", model.to_str().unwrap()]);
+        for url in [program.said("worker"), program.said("coordinator")] {
+            run_client(&python, "openai_embed.py", &[&url, golden.to_str().unwrap()]);
+        }
+        // What was asked for is what ran.
+        let status = http::get(&http::client(), &format!("{}/status", program.said("worker"))).await.unwrap();
+        let loaded = status["models_loaded"].as_array().unwrap();
+        let minilm = loaded.iter().find(|model| model["model"] == "minilm@1").unwrap();
+        assert_eq!(minilm["provider"], provider, "{status}");
     }
 }
 

@@ -1,5 +1,8 @@
 //! Workers that die or fall silent in the middle of a task.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
+#![expect(clippy::print_stdout, reason = "what was measured is said")]
+
 use e2e::{Program, free_port, http};
 use rustix::process::Signal;
 use serde_json::{Value, json};

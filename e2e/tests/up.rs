@@ -1,5 +1,7 @@
 //! The first command that a newcomer runs, and the line that it prints.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
+
 use e2e::program::command;
 use e2e::{Program, digits, http};
 use std::process::Command;
@@ -51,7 +53,9 @@ fn one_shell_line_reads_a_digit_without_any_server() {
     std::fs::write(&file, task["input"]["tensors"].to_string()).unwrap();
     for backend in ["candle", "onnx"] {
         let mut command = command(folder.path());
-        command.args(["--json", "--log", "warn", "run", "classify", "digits", "--backend", backend, "--tensors"]).arg(&file);
+        command
+            .args(["--json", "--log", "warn", "run", "classify", "digits", "--backend", backend, "--tensors"])
+            .arg(&file);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -13,12 +13,9 @@ use models::{DataType, NamedTensor, Tensor};
 /// When a tensor is no tensor, or the input contradicts itself.
 pub fn request_of(input: TaskInput) -> Result<Request, Problem> {
     Ok(match input {
-        TaskInput::Embed(wire::EmbedInput { inputs, dimensions, normalize, truncate }) => Request::Embed {
-            inputs: texts_of(inputs),
-            dimensions: dimensions.map(|n| n as usize),
-            normalize,
-            truncate,
-        },
+        TaskInput::Embed(wire::EmbedInput { inputs, dimensions, normalize, truncate }) => {
+            Request::Embed { inputs: texts_of(inputs), dimensions: dimensions.map(|n| n as usize), normalize, truncate }
+        }
         TaskInput::Rerank(wire::RerankInput { query, documents, top_n, truncate }) => {
             Request::Rerank { query, documents, top_n: top_n.map(|n| n as usize), truncate }
         }

@@ -54,7 +54,9 @@ pub use service::{Done, Handle, NewTask, Slots, Status, Timings};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// It would listen where others reach it, without a key.
-    #[error("{0} can be reached from other machines and no API key is set; set one (--api-key), listen on 127.0.0.1, or allow it with --insecure")]
+    #[error(
+        "{0} can be reached from other machines and no API key is set; set one (--api-key), listen on 127.0.0.1, or allow it with --insecure"
+    )]
     Insecure(std::net::SocketAddr),
     /// The address cannot be had.
     #[error("cannot listen on {address}: {error}; choose another port, or stop what uses it")]

@@ -60,7 +60,6 @@ fn is_small(request: &Request) -> bool {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -50,7 +50,8 @@ fn check(global: &Global) -> anyhow::Result<ExitCode> {
 fn template() -> String {
     let mut command = Cli::command();
     command.build();
-    let mut text = String::from("# Settings of neurogrid. Everything here is commented out; the values are the defaults.\n");
+    let mut text =
+        String::from("# Settings of neurogrid. Everything here is commented out; the values are the defaults.\n");
     for name in ["up", "worker", "coordinator"] {
         let sub = command.find_subcommand(name).expect("the command exists");
         text.push_str(&format!("\n[{name}]\n"));

@@ -93,11 +93,7 @@ fn port(address: SocketAddr) -> Check {
 
 fn memory(profile: &Profile) -> Check {
     let memory = &profile.memory;
-    let proof = format!(
-        "{} of {} available",
-        output::bytes(memory.available_bytes),
-        output::bytes(memory.total_bytes)
-    );
+    let proof = format!("{} of {} available", output::bytes(memory.available_bytes), output::bytes(memory.total_bytes));
     if memory.available_bytes >= MEMORY_BYTES_MIN {
         return Check::new("memory", Verdict::Ok, proof);
     }
@@ -192,7 +188,9 @@ async fn coordinator(url: &str) -> Vec<Check> {
         Ok(response) => response,
         Err(error) => {
             let check = Check::new("coordinator", Verdict::Failed, format!("{address}: {error:#}"));
-            return vec![check.fix("check the address, and that it runs; workers only dial out, no port of yours is needed")];
+            return vec![
+                check.fix("check the address, and that it runs; workers only dial out, no port of yours is needed"),
+            ];
         }
     };
     let took = started.elapsed().as_millis();

@@ -2,12 +2,12 @@
 
 use crate::args::{Access, Global, Up};
 use crate::{output, shutdown};
+use ::worker::{hardware, link};
 use anyhow::Context;
 use coordinator_client::wire::TaskOutput;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use ::worker::{hardware, link};
 
 /// The bundled model that the example asks.
 pub(crate) const EXAMPLE_MODEL: &str = "digits";
@@ -124,13 +124,7 @@ struct Ready {
 }
 
 impl Ready {
-    fn new(
-        coordinator: String,
-        worker: String,
-        handle: &::worker::Handle,
-        access: &Access,
-        took: Duration,
-    ) -> Self {
+    fn new(coordinator: String, worker: String, handle: &::worker::Handle, access: &Access, took: Duration) -> Self {
         let loaded = handle.status().loaded;
         let models = loaded.iter().map(|m| format!("{} on {} ({})", m.model, m.info.device, m.info.provider)).collect();
         let key = if access.api_key.is_some() { " -H \"Authorization: Bearer $NEUROGRID_API_KEY\"" } else { "" };

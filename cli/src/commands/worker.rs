@@ -64,7 +64,9 @@ pub(crate) async fn run(global: &Global, options: Worker) -> anyhow::Result<Exit
     let serving = serve(worker, linking, machine, stop)?;
     let node = serving.links.node().to_string();
     let ready = serde_json::json!({ "event": "ready", "worker": url, "node": node });
-    output::announce(global.json, &ready, |_| format!("worker is ready at {url} ({for_whom}); all routes at {url}/docs"))?;
+    output::announce(global.json, &ready, |_| {
+        format!("worker is ready at {url} ({for_whom}); all routes at {url}/docs")
+    })?;
     serving.ended().await?;
     Ok(ExitCode::SUCCESS)
 }

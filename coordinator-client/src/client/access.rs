@@ -37,7 +37,7 @@ pub enum Error {
         /// HTTP status.
         status: u16,
         /// Why.
-        problem: Problem,
+        problem: Box<Problem>,
     },
     /// An answer of another shape.
     #[error("{url} does not answer as a coordinator does: {detail}; is this the right address?")]
@@ -359,7 +359,7 @@ pub(super) fn refused(url: &str, status: u16, body: &[u8]) -> Error {
         };
         Problem::new(code, String::from_utf8_lossy(body).chars().take(200).collect::<String>())
     });
-    Error::Refused { url: url.into(), status, problem }
+    Error::Refused { url: url.into(), status, problem: Box::new(problem) }
 }
 
 /// An error with all its causes: reqwest's own text leaves them out.

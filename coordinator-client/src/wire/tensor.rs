@@ -350,7 +350,9 @@ impl<'de> Deserialize<'de> for Matrix {
         let BinaryMatrix { columns, data } = BinaryMatrix::deserialize(deserializer)?;
         let columns = usize::try_from(columns).map_err(de::Error::custom)?;
         let values: Vec<f32> = data.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
-        if data.len() % 4 != 0 || (columns == 0) != values.is_empty() || (columns != 0 && values.len() % columns != 0) {
+        // Nothing is a multiple of zero but zero itself.
+        if !data.len().is_multiple_of(4) || (columns == 0) != values.is_empty() || !values.len().is_multiple_of(columns)
+        {
             return Err(de::Error::custom(format!("{} bytes are no rows of {columns} values", data.len())));
         }
         Ok(Self { columns, values })

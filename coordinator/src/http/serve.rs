@@ -1,14 +1,28 @@
 //! The socket: connections come in with the delay algorithm off, so that small frames leave at once, and with both ends'
 //! addresses, which say under which origins this coordinator is reached.
 
+use crate::grid::Grid;
+use axum::ServiceExt;
+use axum::extract::Request;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
+
+/// Serves requests until `stopping`, and those under way to their end.
+pub(crate) async fn serve(
+    grid: Arc<Grid>,
+    listener: TcpListener,
+    stopping: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let service = ServiceExt::<Request>::into_make_service_with_connect_info::<Connection>(super::router(grid));
+    axum::serve(Door(listener), service).with_graceful_shutdown(stopping).await
+}
 
 /// A listener whose connections do not delay small writes.
 #[derive(Debug)]
-pub(crate) struct Door(pub(crate) TcpListener);
+struct Door(TcpListener);
 
 impl Listener for Door {
     type Io = TcpStream;

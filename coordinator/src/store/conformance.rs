@@ -2,6 +2,7 @@
 //! answers must be those of the in-memory store.
 
 use super::*;
+use coordinator_client::wire::TaskKind;
 use proptest::prelude::*;
 use std::future::Future;
 use std::path::Path;

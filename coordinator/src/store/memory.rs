@@ -2,6 +2,7 @@
 //! every store must do, and the oracle of the other engines' tests; also what tests of the layers above run on.
 
 use super::*;
+use coordinator_client::wire::TaskKind;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 

@@ -167,10 +167,8 @@ impl<C> Queue<C> {
     pub fn deliver(&self, outputs: impl IntoIterator<Item = ((JobId, usize), Output)>) {
         let now = Instant::now();
         let mut state = self.state();
-        let finished: Vec<Finished<Reply>> = outputs
-            .into_iter()
-            .filter_map(|(origin, output)| state.backlog.deliver(now, origin, output))
-            .collect();
+        let finished: Vec<Finished<Reply>> =
+            outputs.into_iter().filter_map(|(origin, output)| state.backlog.deliver(now, origin, output)).collect();
         drop(state);
         for Finished { reply, outputs, queued, device } in finished {
             // The caller may have left between the lock and here.

@@ -127,7 +127,9 @@ impl Handle {
         let store = Arc::clone(&self.0);
         let shown = folder.clone();
         let added = tokio::task::spawn_blocking(move || store.add_folder(&folder)).await;
-        added.unwrap_or_else(|_| Err(Error::Refused { model: shown.display().to_string(), reason: "reading it crashed".into() }))
+        added.unwrap_or_else(|_| {
+            Err(Error::Refused { model: shown.display().to_string(), reason: "reading it crashed".into() })
+        })
     }
 
     /// Adds a model whose files the caller answers for: nothing is read or checked.

@@ -45,8 +45,9 @@ impl Store {
     pub(super) fn find(&self, model: &str) -> Option<Arc<CachedModel>> {
         let (name, version) = split_id(model);
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let is_meant =
-            |cached: &&Arc<CachedModel>| cached.manifest.name == name && version.is_none_or(|v| v == cached.manifest.version);
+        let is_meant = |cached: &&Arc<CachedModel>| {
+            cached.manifest.name == name && version.is_none_or(|v| v == cached.manifest.version)
+        };
         state.models.iter().rev().find(is_meant).cloned()
     }
 
@@ -112,7 +113,11 @@ impl Store {
     pub(super) fn pin(&self, model: &str, pinned: bool) -> Result<(), Error> {
         let id = self.find(model).ok_or_else(|| self.not_found(model))?.manifest.id();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if pinned { state.pins.insert(id) } else { state.pins.remove(&id) };
+        if pinned {
+            state.pins.insert(id)
+        } else {
+            state.pins.remove(&id)
+        };
         Ok(())
     }
 
@@ -131,7 +136,10 @@ fn check_files(manifest: &Manifest, folder: &Path) -> Result<(), String> {
         let sha256 = data_encoding::HEXLOWER.encode(&hash.finalize());
         if bytes != file.bytes || sha256 != file.sha256 {
             let (path, want) = (&file.path, &file.sha256);
-            return Err(format!("{path} is {bytes} bytes with SHA-256 {sha256}, its manifest says {} and {want}", file.bytes));
+            return Err(format!(
+                "{path} is {bytes} bytes with SHA-256 {sha256}, its manifest says {} and {want}",
+                file.bytes
+            ));
         }
     }
     Ok(())

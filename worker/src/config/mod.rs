@@ -226,5 +226,7 @@ impl std::fmt::Debug for Compute {
 
 /// Makes an engine and a pipeline of a model's files.
 pub type Loader = Arc<
-    dyn Fn(&models::Manifest, &std::path::Path, &models::Options) -> Result<models::Loaded, models::Error> + Send + Sync,
+    dyn Fn(&models::Manifest, &std::path::Path, &models::Options) -> Result<models::Loaded, models::Error>
+        + Send
+        + Sync,
 >;

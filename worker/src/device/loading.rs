@@ -41,12 +41,7 @@ impl Inner {
         self.seats.iter().map(of_seat).collect()
     }
 
-    fn load_on(
-        self: &Arc<Self>,
-        cached: Arc<CachedModel>,
-        need: u64,
-        choice: placement::Choice,
-    ) -> Result<(), Error> {
+    fn load_on(self: &Arc<Self>, cached: Arc<CachedModel>, need: u64, choice: placement::Choice) -> Result<(), Error> {
         let id = cached.manifest.id();
         let seat = &self.seats[choice.index];
         self.make_room(choice.index, &id, need)?;

@@ -220,7 +220,8 @@ mod tests {
             if items.len() > self.room {
                 return Err(engine::Error::OutOfMemory { device: Device::Cpu, detail: "full".into() });
             }
-            let ids: Vec<u32> = items.iter().map(|item| if let Item::Tokens(t) = item { t.ids[0] } else { 0 }).collect();
+            let ids: Vec<u32> =
+                items.iter().map(|item| if let Item::Tokens(t) = item { t.ids[0] } else { 0 }).collect();
             assert!(!ids.contains(&666), "expected by this test");
             if ids.contains(&13) {
                 return Err(engine::Error::Backend { backend: "marked", detail: "13".into() });

@@ -20,10 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 /// A query and documents to scores, best first.
 #[utoipa::path(post, path = "/v1/rerank", tag = "rerank", request_body = RerankRequest,
     responses((status = 200, body = RerankResponse)))]
-async fn rerank(
-    State(app): State<Shared>,
-    Json(request, _reserved): Json<RerankRequest>,
-) -> Result<Response, Refusal> {
+async fn rerank(State(app): State<Shared>, Json(request, _reserved): Json<RerankRequest>) -> Result<Response, Refusal> {
     let (model, input, wanted) = request.into_task();
     let done = app.handle.execute(NewTask::new(model, request_of(input)?)).await?;
     let bytes = super::tasks::reply_bytes(&done.reply);

@@ -6,9 +6,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::Shared;
 use super::error::Refusal;
 use super::models::LoadedInfo;
-use super::Shared;
 use crate::admission;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {

@@ -1,7 +1,9 @@
 //! How values look in the tables, and rows become facts.
 
 use super::super::*;
+use coordinator_client::wire::TaskKind;
 use rusqlite::{Row, types::Type};
+use serde::Serialize;
 
 /// Columns of `tasks` that [`task`] reads, in its order.
 pub(super) const TASK: &str = "id, tenant, kind, model, priority, state, epoch, failures, submitted_ms, not_before_ms, \

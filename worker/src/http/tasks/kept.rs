@@ -109,8 +109,7 @@ impl Kept {
                 let fault = error.fault().name();
                 let problem = Problem::from(error);
                 task.status.failure = Some(failure_of(&problem, fault));
-                let state =
-                    if problem.code == Code::DeadlineExceeded { TaskState::Expired } else { TaskState::Failed };
+                let state = if problem.code == Code::DeadlineExceeded { TaskState::Expired } else { TaskState::Failed };
                 (state, Err(problem))
             }
         };
