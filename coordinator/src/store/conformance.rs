@@ -238,16 +238,19 @@ fn a_task_that_fails_too_often_is_quarantined() {
         s.give_back("a", at(1, 1), failure.clone(), false, GivenBack::Stale).await;
         s.claim("b", 1, 1, &[]).await; // backs off
         s.pass(1_000);
-        s.claim("a", 1, 1, &[]).await; // a is passed over for a while
-        s.claim("b", 1, 1, &[at(1, 2)]).await;
-        s.give_back("b", at(1, 2), failure.clone(), true, GivenBack::Requeued).await;
-        s.pass(10_000);
+        s.claim("a", 1, 1, &[]).await; // a is passed over for another moment
+        s.pass(1_000);
+        s.claim("a", 1, 1, &[at(1, 2)]).await;
+        s.give_back("a", at(1, 2), failure.clone(), true, GivenBack::Requeued).await;
+        s.pass(9_999);
+        s.claim("a", 1, 1, &[]).await; // for long after a failure
+        s.pass(1);
         s.claim("a", 1, 1, &[at(1, 3)]).await;
         s.give_back("a", at(1, 3), failure.clone(), true, GivenBack::Quarantined).await;
         s.claim("b", 1, 1, &[]).await;
         s.state(1, State::Quarantined).await;
         assert_eq!(s.store.task(id(1)).await.unwrap().unwrap().failure, Some(failure));
-        assert_eq!(s.store.node(&node("a")).await.unwrap().unwrap().faulted, 2);
+        assert_eq!(s.store.node(&node("a")).await.unwrap().unwrap().faulted, 3);
     });
 }
 

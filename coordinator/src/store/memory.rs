@@ -297,12 +297,12 @@ impl Store for Memory {
         counts: bool,
     ) -> Result<GivenBack, Error> {
         let (now, mut inner) = self.lock();
-        let exclusion_ms = self.limits.exclusion_ms;
+        let passed_over_ms = super::passed_over_ms(&self.limits, delay_ms, counts);
         let fault = failure.fault;
         let Some(row) = inner.held(attempt, node) else { return Ok(GivenBack::Stale) };
         let given_back = row.fail(now, Outcome::GivenBack, failure, delay_ms, counts);
         row.excluded.retain(|(excluded, _)| excluded != node);
-        row.excluded.push((node.clone(), now + exclusion_ms));
+        row.excluded.push((node.clone(), now + passed_over_ms));
         if fault == Fault::Worker {
             inner.count(node, |node| node.faulted += 1);
         }

@@ -133,7 +133,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     ) -> Result<Settlement, Error>;
 
     /// A node could not do it. Requeued tasks wait `delay_ms`; `counts` says whether it counts as a failure of the task
-    /// (a refusal for lack of room does not).
+    /// (a refusal for lack of room does not). The node is passed over for the task: for [`Limits::exclusion_ms`] when it
+    /// counts, else for twice the delay, so that others come first and one that is alone gets it again soon.
     async fn give_back(
         &self,
         attempt: Attempt,
@@ -215,4 +216,9 @@ fn after_failure(failure: &Failure, failures: u32, failures_max: u32, counts: bo
     } else {
         (GivenBack::Requeued, State::Queued, failures)
     }
+}
+
+/// How long a node that gave a task back is passed over for it; shared by all engines so that they cannot differ.
+fn passed_over_ms(limits: &Limits, delay_ms: i64, counts: bool) -> i64 {
+    if counts { limits.exclusion_ms } else { delay_ms.saturating_mul(2).min(limits.exclusion_ms) }
 }

@@ -265,9 +265,10 @@ impl Store for Sqlite {
         delay_ms: i64,
         counts: bool,
     ) -> Result<GivenBack, Error> {
-        let (now, node, exclusion_ms) = (self.now_ms(), node.clone(), self.limits.exclusion_ms);
+        let (now, node) = (self.now_ms(), node.clone());
+        let excluded_until_ms = now + super::passed_over_ms(&self.limits, delay_ms, counts);
         self.write(move |c| {
-            let again = commands::Again { not_before_ms: now + delay_ms, excluded_until_ms: now + exclusion_ms };
+            let again = commands::Again { not_before_ms: now + delay_ms, excluded_until_ms };
             commands::give_back(c, now, attempt, &node, &failure, again, counts)
         })
         .await
