@@ -101,9 +101,8 @@ pub(crate) enum Command {
 /// What every program needs that serves models.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Serving {
-    /// Folder of downloaded models. `~/.cache/neurogrid/models` when not given.
-    #[arg(long, value_name = "FOLDER", env = "NEUROGRID_CACHE_DIR", help_heading = "Models")]
-    pub(crate) cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) store: Store,
     /// Folder with one model, served where it lies (config.json, model.safetensors or model.onnx, tokenizer.json).
     #[arg(long, value_name = "FOLDER", env = "NEUROGRID_MODEL_FOLDER", value_delimiter = ',', help_heading = "Models")]
     pub(crate) model_folder: Vec<PathBuf>,
@@ -292,31 +291,77 @@ pub(crate) struct Doctor {
 pub(crate) enum Models {
     /// List the models on this machine.
     List(Store),
-    /// Upload a folder with a model to a coordinator's registry, so that every worker of the grid can fetch it.
+    /// Download a model. Goes on where an earlier download stopped; every file is verified.
+    ///
+    /// SOURCE is `hf:ORG/NAME[@REVISION]` (Hugging Face Hub), `http(s)://…/manifest.json`, or `grid:NAME[@VERSION]` together
+    /// with --coordinator.
+    Pull {
+        /// Where from.
+        source: String,
+        #[command(flatten)]
+        grid: Grid,
+        #[command(flatten)]
+        store: Store,
+    },
+    /// Add a folder with a model: a copy to this machine's models, or with --coordinator to a coordinator's registry, so that
+    /// every worker of the grid can fetch it.
     Add {
         /// Folder with config.json, model.safetensors or model.onnx, and tokenizer.json.
         folder: PathBuf,
         /// Its name; the folder's when not given.
         #[arg(long)]
         name: Option<String>,
-        /// Its version.
+        /// Its version; 1 when not given.
         #[arg(id = "model_version", long = "model-version", value_name = "VERSION")]
         version: Option<String>,
-        /// The coordinator.
-        #[arg(long, value_name = "URL", env = "NEUROGRID_COORDINATOR")]
-        coordinator: String,
-        /// The coordinator's key.
-        #[arg(long, value_name = "KEY", env = "NEUROGRID_API_KEY", hide_env_values = true)]
-        api_key: Option<String>,
+        #[command(flatten)]
+        grid: Grid,
+        #[command(flatten)]
+        store: Store,
+    },
+    /// Hash every file of a model again and compare with its manifest.
+    Verify {
+        /// NAME or NAME@VERSION; all models when not given.
+        model: Option<String>,
+        #[command(flatten)]
+        store: Store,
+    },
+    /// Delete a downloaded model.
+    Rm {
+        /// NAME or NAME@VERSION.
+        model: String,
+        #[command(flatten)]
+        store: Store,
     },
 }
 
-/// The local model store.
+/// A coordinator, as a place for models.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Grid {
+    /// The coordinator whose registry is meant.
+    #[arg(long, value_name = "URL", env = "NEUROGRID_COORDINATOR")]
+    pub(crate) coordinator: Option<String>,
+    /// The coordinator's key.
+    #[arg(long, value_name = "KEY", env = "NEUROGRID_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+}
+
+/// The models on this machine.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Store {
     /// Folder of downloaded models. `~/.cache/neurogrid/models` when not given.
-    #[arg(long, value_name = "FOLDER", env = "NEUROGRID_CACHE_DIR")]
+    #[arg(long, value_name = "FOLDER", env = "NEUROGRID_CACHE_DIR", help_heading = "Models")]
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Downloaded models may take so many gigabytes together; the least recently used go when another one needs the room.
+    /// Without it only the disk is the limit.
+    #[arg(long, value_name = "GB", env = "NEUROGRID_CACHE_QUOTA_GB", help_heading = "Models")]
+    pub(crate) cache_quota_gb: Option<f64>,
+    /// Another address that speaks the Hugging Face Hub's API. `HF_ENDPOINT`, or the Hub itself, when not given.
+    #[arg(long, value_name = "URL", env = "NEUROGRID_HUB_ENDPOINT", help_heading = "Models")]
+    pub(crate) hub_endpoint: Option<String>,
+    /// Token for gated and private models of the Hub. `HF_TOKEN`, or the one that the Hub's own tools keep, when not given.
+    #[arg(long, value_name = "TOKEN", env = "NEUROGRID_HUB_TOKEN", hide_env_values = true, help_heading = "Models")]
+    pub(crate) hub_token: Option<String>,
 }
 
 /// Kinds of inference.

@@ -1,20 +1,46 @@
 //! `neurogrid models`: the models on this machine, and a grid's registry.
 
-use crate::args::{Global, Models, Store};
+use crate::args::{Global, Grid, Models, Store};
 use crate::output;
 use anyhow::Context;
 use coordinator_client::api::Problem;
 use std::path::Path;
 use std::process::ExitCode;
-use worker::{cache, config};
+use worker::cache::{self, Registry, Source};
+use worker::config;
 
 /// Runs it.
 pub(crate) async fn run(global: &Global, command: Models) -> anyhow::Result<ExitCode> {
     match command {
         Models::List(store) => list(global, &store),
-        Models::Add { folder, name, version, coordinator, api_key } => {
+        Models::Pull { source, grid, store } => {
+            let source = match source.strip_prefix("grid:") {
+                Some(model) => {
+                    let url =
+                        grid.coordinator.context("say which coordinator's registry is meant: --coordinator URL")?;
+                    Source::Registry { registry: Registry::with_key(&url, grid.api_key), model: model.into() }
+                }
+                None => source.parse()?,
+            };
+            pull(global, &store, source).await
+        }
+        Models::Add { folder, name, version, grid: Grid { coordinator: Some(url), api_key }, .. } => {
             let manifest = inspect(&folder, name, version).await?;
-            upload(global, &manifest, &folder, &coordinator, api_key.as_deref()).await
+            upload(global, &manifest, &folder, &url, api_key.as_deref()).await
+        }
+        Models::Add { folder, name, version, store, .. } => {
+            pull(global, &store, Source::Folder { folder, name, version }).await
+        }
+        Models::Verify { model, store } => verify(global, &store, model).await,
+        Models::Rm { model, store } => {
+            let handle = cache::Handle::open(&cache(&store))?;
+            let found = handle.get(&model).await?;
+            let (id, is_own) = (found.manifest.id(), found.is_own());
+            anyhow::ensure!(is_own, "{id} is part of the program, and was not downloaded: it stays");
+            drop(found);
+            handle.remove(&id)?;
+            output::print(global.json, &serde_json::json!({ "removed": id }), |_| format!("{id} is removed"))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -25,6 +51,10 @@ pub(crate) fn cache(store: &Store) -> config::Cache {
     if let Some(folder) = &store.cache_dir {
         cache.folder.clone_from(folder);
     }
+    cache.quota_bytes = store.cache_quota_gb.map(|gb| (gb * 1e9) as u64);
+    cache.hub.endpoint.clone_from(&store.hub_endpoint);
+    cache.hub.token =
+        store.hub_token.clone().or_else(|| std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()));
     cache
 }
 
@@ -33,27 +63,109 @@ struct Row {
     model: String,
     task: &'static str,
     bytes: u64,
+    pinned: bool,
+    downloaded: bool,
+    source: Option<String>,
     folder: String,
     digest: String,
 }
 
 fn list(global: &Global, store: &Store) -> anyhow::Result<ExitCode> {
-    let models = cache::Handle::open(&cache(store))?.list();
-    let row = |model: &std::sync::Arc<cache::CachedModel>| Row {
-        model: model.manifest.id(),
-        task: model.manifest.task.name(),
-        bytes: model.manifest.total_bytes(),
-        folder: model.folder.display().to_string(),
-        digest: model.manifest.digest(),
-    };
-    let rows: Vec<Row> = models.iter().map(row).collect();
+    let handle = cache::Handle::open(&cache(store))?;
+    let rows: Vec<Row> = handle.list().iter().map(|model| row(&handle, model)).collect();
     output::print(global.json, &rows, |rows| {
-        let mut table = vec![["MODEL", "TASK", "SIZE", "FOLDER"].map(String::from).to_vec()];
-        let cells = |row: &Row| vec![row.model.clone(), row.task.into(), output::bytes(row.bytes), row.folder.clone()];
+        let mut table = vec![["MODEL", "TASK", "SIZE", "", "FOLDER"].map(String::from).to_vec()];
+        let cells = |row: &Row| {
+            let kind = match (row.pinned, row.downloaded) {
+                (true, _) => "pinned",
+                (false, true) => "",
+                (false, false) => "bundled",
+            };
+            vec![row.model.clone(), row.task.into(), output::bytes(row.bytes), kind.into(), row.folder.clone()]
+        };
         table.extend(rows.iter().map(cells));
         output::table(&table)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn row(handle: &cache::Handle, model: &cache::CachedModel) -> Row {
+    Row {
+        model: model.manifest.id(),
+        task: model.manifest.task.name(),
+        bytes: model.manifest.total_bytes(),
+        pinned: handle.is_pinned(&model.manifest.id()),
+        downloaded: model.is_own(),
+        source: model.manifest.source.clone(),
+        folder: model.folder.display().to_string(),
+        digest: model.manifest.digest(),
+    }
+}
+
+/// Fetches a model and shows how far it is.
+async fn pull(global: &Global, store: &Store, source: Source) -> anyhow::Result<ExitCode> {
+    let handle = cache::Handle::open(&cache(store))?;
+    let pull = handle.pull(source);
+    let mut progress = pull.progress();
+    let bar = bar(global, 0);
+    let shown = bar.clone();
+    let showing = tokio::spawn(async move {
+        while progress.changed().await.is_ok() {
+            let now = progress.borrow_and_update().clone();
+            shown.set_length(now.bytes_total.max(now.bytes_done));
+            shown.set_position(now.bytes_done);
+            shown.set_message(now.file);
+        }
+    });
+    let done = pull.done().await;
+    showing.abort();
+    bar.finish_and_clear();
+    let row = row(&handle, &*done?);
+    output::print(global.json, &row, |row| {
+        format!("{} ({}, {}) is in {}", row.model, row.task, output::bytes(row.bytes), row.folder)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A bar on standard error; none where nobody looks at one.
+fn bar(global: &Global, bytes: u64) -> indicatif::ProgressBar {
+    const LOOK: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    match global.json {
+        true => indicatif::ProgressBar::hidden(),
+        false => {
+            let style = indicatif::ProgressStyle::with_template(LOOK).expect("a valid template");
+            indicatif::ProgressBar::new(bytes).with_style(style)
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Verified {
+    model: String,
+    /// What is wrong; absent when nothing is.
+    problem: Option<String>,
+}
+
+async fn verify(global: &Global, store: &Store, model: Option<String>) -> anyhow::Result<ExitCode> {
+    let handle = cache::Handle::open(&cache(store))?;
+    let models = match model {
+        Some(model) => vec![handle.get(&model).await?.manifest.id()],
+        None => handle.list().iter().map(|model| model.manifest.id()).collect(),
+    };
+    let mut verified = Vec::new();
+    for model in models {
+        let problem = handle.verify(&model).await.err().map(|error| error.to_string());
+        verified.push(Verified { model, problem });
+    }
+    let is_good = verified.iter().all(|verified| verified.problem.is_none());
+    output::print(global.json, &verified, |verified| {
+        let line = |v: &Verified| match &v.problem {
+            None => format!("{}: every file is as its manifest says", v.model),
+            Some(problem) => format!("{problem}; remove it and pull it again"),
+        };
+        verified.iter().map(line).collect::<Vec<_>>().join("\n")
+    })?;
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn inspect(folder: &Path, name: Option<String>, version: Option<String>) -> anyhow::Result<models::Manifest> {
@@ -77,11 +189,9 @@ async fn upload(
         Some(key) => request.bearer_auth(key),
         None => request,
     };
-    let bar = match global.json {
-        true => indicatif::ProgressBar::hidden(),
-        false => indicatif::ProgressBar::new(manifest.total_bytes()),
-    };
+    let bar = bar(global, manifest.total_bytes());
     for file in &manifest.files {
+        bar.set_message(file.path.clone());
         let url = format!("{base}/api/models/{}/{}/blobs/{}", manifest.name, manifest.version, file.sha256);
         let content = tokio::fs::File::open(folder.join(&file.path)).await?;
         let counted = tokio_util::io::ReaderStream::new(bar.wrap_async_read(content));

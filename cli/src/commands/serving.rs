@@ -36,14 +36,14 @@ pub(crate) fn options(address: SocketAddr, access: &Access, serving: &Serving) -
 
 /// Where models are kept and come from.
 pub(crate) fn cache(serving: &Serving) -> config::Cache {
-    let mut cache = super::models::cache(&crate::args::Store { cache_dir: serving.cache_dir.clone() });
+    let mut cache = super::models::cache(&serving.store);
     cache.folders.clone_from(&serving.model_folder);
     cache
 }
 
 /// How the machine is profiled.
 pub(crate) fn hardware_options(serving: &Serving) -> hardware::Options {
-    let folder = serving.cache_dir.clone().unwrap_or_else(|| config::Cache::default().folder);
+    let folder = serving.store.cache_dir.clone().unwrap_or_else(|| config::Cache::default().folder);
     hardware::Options {
         nvml_library: serving.nvml_library.clone(),
         matmul: Some(models::backend::speed::matmul_seconds),

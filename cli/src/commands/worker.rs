@@ -87,7 +87,6 @@ pub(crate) fn serve(
         enrolment_token,
         data_folder: data.join("worker"),
         slots_max: None,
-        can_fetch: false,
     };
     let links = link::Links::new(options, worker.handle(), Arc::new(machine))?;
     let handle = links.handle();

@@ -112,9 +112,14 @@ async fn claim(grid: Arc<Grid>, link: Arc<Link>, wants: Vec<Want>, max: usize, f
         is_sent &= offer(&grid, &link, task).await;
     }
     grid.board.claim_ended(link.session, wants, max, &got);
-    // The link may have gone while the store was asked, and with it whoever would have released this.
-    if !is_sent || (!got.is_empty() && grid.presence.get_session(&link.node, link.session).is_none()) {
+    if !is_sent {
         release(&grid, &link).await;
+    } else if !got.is_empty() && grid.presence.get_session(&link.node, link.session).is_none() {
+        // It went meanwhile, and whoever releases what it had may have been here before. What it takes up again within
+        // the grace belongs to its new session.
+        if naps(&grid, grid.options.nodes.grace).await {
+            release(&grid, &link).await;
+        }
     }
 }
 

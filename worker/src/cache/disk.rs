@@ -1,22 +1,26 @@
-//! The cache's folder: verified content goes in under its digest, folders of models come out. Files appear whole or not
-//! at all, and two processes do not write the same one.
+//! The cache's folder: unfinished downloads grow in it, finished models appear in it whole or not at all, and no two
+//! processes write or delete the same one at once. It fetches nothing and checks no content.
 //!
-//! `blobs/sha256/…` read-only content, `models/NAME/VERSION/` hard links to it with `manifest.json`, `partial/` unfinished
-//! downloads, `locks/` what is being written or used.
+//! ```text
+//! models/NAME/VERSION/   manifest.json and the files    partial/KEY/  model/ what is complete, parts/ what is not
+//! locks/                 who uses or writes what; the time of a model's lock is that of its last use
+//! pins/NAME@VERSION      models that stay
+//! ```
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use models::Manifest;
 use sha2::Digest;
 
 use super::Error;
-use super::fetch::Blob;
 
 /// How often a lock that another process holds is tried again.
 const LOCK_EVERY: Duration = Duration::from_millis(100);
+/// Unfinished downloads that nobody went on with for so long are deleted.
+const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -24,145 +28,195 @@ pub(super) struct Disk {
     root: PathBuf,
 }
 
+/// A download that is not complete.
+#[derive(Debug)]
+pub(super) struct Partial {
+    root: PathBuf,
+    /// Held as long as this process writes to it.
+    _lock: File,
+}
+
 impl Disk {
+    /// Opens the folder, made when it is not there, and clears away what was given up.
     pub(super) fn open(root: &Path) -> Result<Self, Error> {
-        for part in ["blobs/sha256", "models", "partial", "locks", "staging"] {
+        let disk = Self { root: root.to_owned() };
+        for part in ["models", "partial", "locks", "pins"] {
             let folder = root.join(part);
             std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, &error))?;
         }
-        Ok(Self { root: root.to_owned() })
+        for partial in below(&root.join("partial")) {
+            let key = partial.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let age = partial.metadata().and_then(|data| data.modified()).ok().and_then(|at| at.elapsed().ok());
+            let is_free = || disk.lock_file(&key).is_ok_and(|lock| lock.try_lock().is_ok());
+            if age.is_some_and(|age| age > PARTIAL_KEPT) && is_free() {
+                let _ = std::fs::remove_dir_all(partial);
+            }
+        }
+        Ok(disk)
     }
 
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    fn blob(&self, sha256: &str) -> PathBuf {
-        self.root.join("blobs/sha256").join(sha256)
-    }
-
-    pub(super) fn blob_bytes(&self, sha256: &str) -> Option<u64> {
-        Some(self.blob(sha256).metadata().ok()?.len())
-    }
-
-    pub(super) fn partial(&self, key: &str) -> PathBuf {
-        self.root.join("partial").join(key)
-    }
-
-    fn open_lock(&self, key: &str) -> Result<File, Error> {
+    fn lock_file(&self, key: &str) -> Result<File, Error> {
         let path = self.root.join("locks").join(key);
         File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| Error::io(&path, &error))
     }
 
-    /// Waits until nobody else has the lock. It goes with the file.
-    pub(super) async fn lock(&self, key: &str) -> Result<File, Error> {
-        let file = self.open_lock(key)?;
+    /// The place where a download grows, of this process alone. Waits while another process has it.
+    pub(super) async fn partial(&self, source: &str) -> Result<Partial, Error> {
+        let key = sha256_of(source.as_bytes());
+        let lock = self.lock_file(&key)?;
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
+            match lock.try_lock() {
+                Ok(()) => break,
                 Err(std::fs::TryLockError::WouldBlock) => tokio::time::sleep(LOCK_EVERY).await,
                 Err(std::fs::TryLockError::Error(error)) => return Err(Error::io(&self.root.join("locks"), &error)),
             }
         }
+        let root = self.root.join("partial").join(key);
+        for folder in [root.join("model"), root.join("parts")] {
+            std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, &error))?;
+        }
+        Ok(Partial { root, _lock: lock })
     }
 
-    /// Marks a model as used by this process.
+    /// Marks a model as used by this process, as long as the file lives.
     pub(super) fn hold(&self, id: &str) -> Result<File, Error> {
-        let file = self.open_lock(id)?;
+        let file = self.lock_file(id)?;
         file.lock_shared().map_err(|error| Error::io(&self.root.join("locks"), &error))?;
         Ok(file)
     }
 
-    /// Makes a complete download visible.
-    pub(super) fn publish(&self, partial: &Path, sha256: &str) -> Result<(), Error> {
-        let at = |error: std::io::Error| Error::io(partial, &error);
-        let file = File::options().write(true).open(partial).map_err(at)?;
-        file.sync_all().map_err(at)?;
-        let mut permissions = file.metadata().map_err(at)?.permissions();
-        permissions.set_readonly(true);
-        file.set_permissions(permissions).map_err(at)?;
-        std::fs::rename(partial, self.blob(sha256)).map_err(at)?;
-        sync_folder(&self.root.join("blobs/sha256"));
-        forget(partial);
-        Ok(())
+    pub(super) fn is_pinned(&self, id: &str) -> bool {
+        self.root.join("pins").join(id).exists()
     }
 
-    /// A folder under which a model is put together.
-    pub(super) fn stage(&self, files: &[(String, Blob)]) -> Result<PathBuf, Error> {
-        let staging = self.root.join("staging").join(uuid::Uuid::now_v7().to_string());
-        for (path, blob) in files {
-            let link = staging.join(path);
-            let parent = link.parent().expect("a file in a folder has a parent");
-            std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, &error))?;
-            std::fs::hard_link(self.blob(&blob.sha256), &link).map_err(|error| Error::io(&link, &error))?;
+    pub(super) fn pin(&self, id: &str, pinned: bool) -> Result<(), Error> {
+        let path = self.root.join("pins").join(id);
+        let done = match pinned {
+            true => File::create(&path).map(drop),
+            false => std::fs::remove_file(&path),
+        };
+        match done {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, &error)),
+            _ => Ok(()),
         }
-        Ok(staging)
     }
 
-    /// Gives the staged folder its name. An older one with the same content stays.
-    pub(super) fn install(&self, staging: &Path, manifest: &Manifest) -> Result<PathBuf, Error> {
-        write(&staging.join(models::manifest::FILE_NAME), manifest.to_json().as_bytes())?;
-        let folder = self.root.join("models").join(&manifest.name).join(&manifest.version);
+    fn folder(&self, manifest: &Manifest) -> PathBuf {
+        self.root.join("models").join(&manifest.name).join(&manifest.version)
+    }
+
+    /// Gives a complete download its name. One with the same files that is there already stays.
+    pub(super) fn install(&self, partial: &Partial, manifest: &Manifest) -> Result<PathBuf, Error> {
+        write(&partial.model().join(models::manifest::FILE_NAME), manifest.to_json().as_bytes())?;
+        sync_folder(&partial.model());
+        let folder = self.folder(manifest);
         let parent = folder.parent().expect("a version lies in its model's folder");
         std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, &error))?;
-        if let Err(error) = std::fs::rename(staging, &folder) {
-            let _ = std::fs::remove_dir_all(staging);
-            let there = std::fs::read(folder.join(models::manifest::FILE_NAME)).ok();
-            let there = there.and_then(|json| Manifest::from_json(&json).ok()).ok_or_else(|| Error::io(&folder, &error))?;
-            if there.digest() != manifest.digest() {
-                return Err(Error::Conflict { model: manifest.id() });
+        if let Err(error) = std::fs::rename(partial.model(), &folder) {
+            match read_manifest(&folder) {
+                Some(there) if there.digest() == manifest.digest() => {}
+                Some(_) => return Err(Error::Conflict { model: manifest.id() }),
+                None => return Err(Error::io(&folder, &error)),
             }
         }
         sync_folder(parent);
+        partial.delete();
         Ok(folder)
     }
 
     /// The models that are complete. A folder without a readable manifest is left alone.
     pub(super) fn models(&self) -> Vec<(Manifest, PathBuf)> {
-        let below = |folder: &Path| -> Vec<PathBuf> {
-            std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-        };
-        let mut found = Vec::new();
-        for folder in below(&self.root.join("models")).iter().flat_map(|name| below(name)) {
-            let Ok(json) = std::fs::read(folder.join(models::manifest::FILE_NAME)) else { continue };
-            match Manifest::from_json(&json) {
-                Ok(manifest) => found.push((manifest, folder)),
-                Err(error) => tracing::warn!(folder = %folder.display(), "left alone: {error}"),
-            }
-        }
+        let versions = below(&self.root.join("models")).into_iter().flat_map(|name| below(&name));
+        let mut found: Vec<_> = versions.filter_map(|folder| Some((read_manifest(&folder)?, folder))).collect();
         found.sort_by_key(|(manifest, _)| manifest.id());
         found
     }
 
-    /// Deletes a model's folder and the blobs that no other model has, unless another process uses it.
-    pub(super) fn delete(&self, manifest: &Manifest) -> Result<(), Error> {
-        let lock = self.open_lock(&manifest.id())?;
-        if lock.try_lock().is_err() {
-            return Err(Error::Busy { model: manifest.id(), reason: "another process uses it" });
+    /// Deletes a model's folder, unless another process uses it.
+    pub(super) fn delete(&self, manifest: &Manifest, held: &File) -> Result<(), Error> {
+        if held.try_lock().is_err() {
+            return Err(Error::Busy { model: manifest.id(), reason: "another process has it at hand" });
         }
-        let folder = self.root.join("models").join(&manifest.name).join(&manifest.version);
+        let folder = self.folder(manifest);
         // Renamed first, so that no one finds half of it.
-        let gone = self.root.join("staging").join(uuid::Uuid::now_v7().to_string());
+        let gone = self.root.join("partial").join(format!("gone-{}", uuid::Uuid::now_v7()));
         std::fs::rename(&folder, &gone).map_err(|error| Error::io(&folder, &error))?;
         std::fs::remove_dir_all(&gone).map_err(|error| Error::io(&gone, &error))?;
-        let others = self.models();
-        let is_shared = |sha256: &str| others.iter().any(|(other, _)| other.files.iter().any(|file| file.sha256 == sha256));
-        for file in manifest.files.iter().filter(|file| !is_shared(&file.sha256)) {
-            let _ = std::fs::remove_file(self.blob(&file.sha256));
-        }
+        let _ = std::fs::remove_dir(folder.parent().expect("a version lies in its model's folder")); // when it was the last
         Ok(())
+    }
+
+    /// When a model was used last, in milliseconds since the Unix epoch.
+    pub(super) fn last_used_ms(&self, id: &str) -> u64 {
+        let at = self.root.join("locks").join(id).metadata().and_then(|data| data.modified()).ok();
+        let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-/// Where a partial download's state is.
-pub(super) fn state_of(partial: &Path) -> PathBuf {
-    partial.with_extension("json")
+impl Partial {
+    /// Where complete files are.
+    pub(super) fn model(&self) -> PathBuf {
+        self.root.join("model")
+    }
+
+    /// Where a file grows.
+    pub(super) fn part(&self, path: &str) -> PathBuf {
+        self.root.join("parts").join(sha256_of(path.as_bytes()))
+    }
+
+    /// Gives a file that grew, and was checked, its place.
+    pub(super) fn complete(&self, part: &Path, path: &str) -> Result<(), Error> {
+        let at = |error: std::io::Error| Error::io(part, &error);
+        File::options().write(true).open(part).and_then(|file| file.sync_all()).map_err(at)?;
+        let target = self.model().join(path);
+        let parent = target.parent().expect("a file in a folder has a parent");
+        std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, &error))?;
+        std::fs::rename(part, &target).map_err(at)?;
+        sync_folder(parent);
+        forget(part);
+        Ok(())
+    }
+
+    /// Deletes all of it.
+    pub(super) fn delete(&self) {
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
 }
 
-/// Deletes a partial download.
-pub(super) fn forget(partial: &Path) {
-    let _ = std::fs::remove_file(state_of(partial));
-    let _ = std::fs::remove_file(partial);
+/// Says that a model is used now.
+pub(super) fn touch(held: &File) {
+    let _ = held.set_modified(SystemTime::now()); // worth a wrong choice at worst
+}
+
+fn below(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn read_manifest(folder: &Path) -> Option<Manifest> {
+    let json = std::fs::read(folder.join(models::manifest::FILE_NAME)).ok()?;
+    match Manifest::from_json(&json) {
+        Ok(manifest) => Some(manifest),
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), "left alone: {error}");
+            None
+        }
+    }
+}
+
+/// Where the state of a file that grows is.
+pub(super) fn state_of(part: &Path) -> PathBuf {
+    part.with_extension("json")
+}
+
+/// Deletes a file that grows.
+pub(super) fn forget(part: &Path) {
+    let _ = std::fs::remove_file(state_of(part));
+    let _ = std::fs::remove_file(part);
 }
 
 /// Writes a small file whole or not at all.
@@ -177,15 +231,6 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
 
 pub(super) fn sha256_of(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(bytes))
-}
-
-/// Digest and length of a file, read on a thread of its own.
-pub(super) async fn hash(path: &Path) -> Result<Blob, Error> {
-    let path = path.to_owned();
-    let shown = path.clone();
-    let hashed = tokio::task::spawn_blocking(move || super::store::digest(&path)).await;
-    let (sha256, bytes) = hashed.expect("hashing does not panic").map_err(|error| Error::io(&shown, &error))?;
-    Ok(Blob { sha256, bytes })
 }
 
 fn sync_folder(folder: &Path) {

@@ -1,7 +1,6 @@
-//! Downloads one file: an address and what is known of the content go in, a verified blob comes out. What was fetched
-//! before a crash is not fetched again. Nothing is visible under `blobs/` before its digest is right.
+//! Brings one file: an address and what is known of the content go in, a complete and verified file comes out. Chunks
+//! come over several connections; what came before a crash does not come again. It chooses nothing and names no model.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -9,36 +8,33 @@ use reqwest::header::{self, HeaderMap};
 use reqwest::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::watch;
+use url::Url;
 
-use super::disk::Disk;
-use super::progress::Reporter;
-use super::{Error, disk};
+use super::disk::Partial;
+use super::source::Token;
+use super::{Error, Progress, disk};
 use crate::config;
 
 /// No model file is larger; a server that sends without end fills no disk.
 const FILE_BYTES_MAX: u64 = 1 << 40;
 /// The longest that a server may make us wait before a retry.
 const WAIT_MAX: Duration = Duration::from_secs(120);
+/// How often a file may change while it is read, or come with a wrong digest, before that is the end.
+const CHANGES_MAX: u32 = 2;
 
 /// A file to fetch.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
     /// Relative path in the model's folder, already checked.
     pub(super) path: String,
-    pub(super) url: url::Url,
+    pub(super) url: Url,
     pub(super) sha256: Option<String>,
     pub(super) bytes: Option<u64>,
-    pub(super) token: Option<String>,
+    pub(super) token: Token,
 }
 
-/// A file that is here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Blob {
-    pub(super) sha256: String,
-    pub(super) bytes: u64,
-}
-
-/// What is kept beside a partial file.
+/// What is kept beside a file that grows.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct State {
     etag: Option<String>,
@@ -61,17 +57,37 @@ impl From<Error> for Fault {
     }
 }
 
-/// What the server has.
-struct Offer {
-    bytes: u64,
-    etag: Option<String>,
-}
-
 /// The downloader. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Fetcher {
-    pub(super) http: reqwest::Client,
-    pub(super) options: config::Download,
+    http: reqwest::Client,
+    options: config::Download,
+}
+
+/// One file on its way.
+struct Growing<'a> {
+    part: std::path::PathBuf,
+    wanted: &'a Wanted,
+    progress: &'a watch::Sender<Progress>,
+}
+
+impl Growing<'_> {
+    fn came(&self, bytes: u64) {
+        self.progress.send_modify(|progress| progress.bytes_done += bytes);
+    }
+
+    /// Takes bytes back that have to come again.
+    fn lost(&self, bytes: u64) {
+        self.progress.send_modify(|progress| progress.bytes_done = progress.bytes_done.saturating_sub(bytes));
+    }
+
+    fn failed(&self, detail: impl std::fmt::Display) -> Error {
+        Error::source_failed(&self.wanted.url, detail)
+    }
+
+    fn io(&self, error: &std::io::Error) -> Error {
+        Error::io(&self.part, error)
+    }
 }
 
 impl Fetcher {
@@ -86,113 +102,130 @@ impl Fetcher {
         Ok(Self { http, options })
     }
 
-    /// Fetches a file, or finds it among the blobs.
-    pub(super) async fn blob(&self, disk: &Disk, wanted: &Wanted, progress: &Reporter) -> Result<Blob, Error> {
-        progress.begin(&wanted.path, 0);
-        let key = wanted.sha256.clone().unwrap_or_else(|| disk::sha256_of(wanted.url.as_str().as_bytes()));
-        let _lock = disk.lock(&key).await?;
-        if let Some(sha256) = &wanted.sha256
-            && let Some(bytes) = disk.blob_bytes(sha256)
-        {
-            progress.done(bytes);
-            return Ok(Blob { sha256: sha256.clone(), bytes });
+    /// A small answer, whole.
+    pub(super) async fn text(&self, url: &Url, token: &Token, bytes_max: usize) -> Result<Vec<u8>, Error> {
+        for failures in 1.. {
+            let mut body = self.send(url, token, None, None).await?.bytes_stream();
+            let mut text = Vec::new();
+            let problem = loop {
+                match tokio::time::timeout(self.options.idle_timeout, body.next()).await {
+                    Ok(Some(Ok(bytes))) if text.len() + bytes.len() > bytes_max => {
+                        return Err(Error::source_failed(url, format!("the answer is longer than {bytes_max} bytes")));
+                    }
+                    Ok(Some(Ok(bytes))) => text.extend_from_slice(&bytes),
+                    Ok(Some(Err(error))) => break error.to_string(),
+                    Ok(None) => return Ok(text),
+                    Err(_) => break format!("nothing came for {:?}", self.options.idle_timeout),
+                }
+            };
+            self.pause(failures, None, url, &problem).await?;
         }
-        let partial = disk.partial(&key);
-        let mut damaged = false;
+        unreachable!("pausing fails before the failures cannot be counted any more")
+    }
+
+    /// Brings a file to its place, unless it is there.
+    pub(super) async fn file(
+        &self,
+        partial: &Partial,
+        wanted: &Wanted,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<(), Error> {
+        progress.send_modify(|progress| progress.file.clone_from(&wanted.path));
+        let growing = Growing { part: partial.part(&wanted.path), wanted, progress };
+        if let Ok(there) = partial.model().join(&wanted.path).metadata() {
+            growing.came(there.len());
+            return Ok(());
+        }
         let mut changes = 0;
         loop {
-            match self.content(&partial, wanted, progress).await {
+            match self.content(&growing).await {
                 Ok(()) => {}
-                Err(Fault::Final(error)) => return Err(error),
-                Err(Fault::Changed) if changes < 3 => {
+                Err(Fault::Changed) if changes < CHANGES_MAX => {
                     changes += 1;
-                    disk::forget(&partial);
+                    disk::forget(&growing.part);
                     continue;
                 }
-                Err(Fault::Changed) => return Err(Error::source_failed(&wanted.url, "the file changes while it is read")),
+                Err(Fault::Changed) => return Err(growing.failed("the file changes while it is read")),
+                Err(Fault::Final(error)) => return Err(error),
             }
-            let blob = disk::hash(&partial).await?;
-            match &wanted.sha256 {
-                Some(sha256) if *sha256 != blob.sha256 => {
-                    disk::forget(&partial);
-                    if damaged {
-                        let (want, got) = (sha256.clone(), blob.sha256);
-                        return Err(Error::Corrupt { file: wanted.url.to_string(), want, got });
-                    }
-                    progress.undo(blob.bytes);
-                    damaged = true;
-                }
-                _ => {
-                    disk.publish(&partial, &blob.sha256)?;
-                    return Ok(blob);
-                }
+            let Some(want) = &wanted.sha256 else { return partial.complete(&growing.part, &wanted.path) };
+            let (sha256, bytes) = super::store::digest_of(growing.part.clone()).await?;
+            if sha256 == *want {
+                return partial.complete(&growing.part, &wanted.path);
             }
+            disk::forget(&growing.part);
+            changes += 1;
+            if changes > CHANGES_MAX {
+                return Err(Error::Corrupt { file: wanted.url.to_string(), want: want.clone(), got: sha256 });
+            }
+            growing.lost(bytes);
         }
     }
 
-    /// Fills the partial file.
-    async fn content(&self, partial: &Path, wanted: &Wanted, progress: &Reporter) -> Result<(), Fault> {
-        let probe = self.send(wanted, Some((0, 1)), None).await?;
+    /// Fills the file that grows.
+    async fn content(&self, growing: &Growing<'_>) -> Result<(), Fault> {
+        let wanted = growing.wanted;
+        let probe = self.send(&wanted.url, &wanted.token, Some((0, 1)), None).await?;
         let etag = text(probe.headers(), header::ETAG).filter(|tag| !tag.starts_with("W/"));
+        // An empty file has no first byte, and some servers know no ranges.
         if probe.status() != StatusCode::PARTIAL_CONTENT {
             drop(probe);
-            return self.whole(partial, wanted, progress).await;
+            return self.whole(growing).await;
         }
         let bytes = range_total(probe.headers())
-            .ok_or_else(|| Error::source_failed(&wanted.url, "the answer to a range has no usable Content-Range"))?;
-        self.check_size(wanted, bytes)?;
+            .ok_or_else(|| growing.failed("the answer to a range has no usable Content-Range"))?;
+        check_size(growing, bytes)?;
         // One byte only: reading it gives the connection back.
         drop(probe.bytes().await);
-        let mut state = self.resume(partial, wanted, Offer { bytes, etag })?;
-        progress.done(state.done.iter().map(|&chunk| chunk_length(&state, chunk)).sum());
-        let missing: Vec<u64> =
-            (0..state.bytes.div_ceil(state.chunk_bytes)).filter(|chunk| !state.done.contains(chunk)).collect();
-        let tag = state.etag.clone();
-        let fetched = futures_util::stream::iter(missing.into_iter().map(|chunk| {
+        let mut state = self.resume(growing, bytes, etag)?;
+        growing.came(state.done.iter().map(|&chunk| chunk_length(&state, chunk)).sum());
+        let chunks = 0..state.bytes.div_ceil(state.chunk_bytes);
+        let missing: Vec<u64> = chunks.filter(|chunk| !state.done.contains(chunk)).collect();
+        let etag = state.etag.clone();
+        let fetch = |chunk: u64| {
             let start = chunk * state.chunk_bytes;
             let end = start + chunk_length(&state, chunk);
-            let tag = tag.clone();
-            async move {
-                self.part(partial, wanted, (start, end), tag.as_deref(), progress).await?;
-                Ok::<u64, Fault>(chunk)
-            }
-        }))
-        .buffer_unordered(self.options.connections.max(1));
-        let mut fetched = Box::pin(fetched.collect_into(partial, &mut state));
-        fetched.as_mut().await
+            let etag = etag.as_deref();
+            async move { self.range(growing, start, end, etag).await.map(|()| chunk) }
+        };
+        let fetches: Vec<_> = missing.into_iter().map(fetch).collect();
+        let mut fetches = futures_util::stream::iter(fetches).buffer_unordered(self.options.connections.max(1));
+        while let Some(chunk) = fetches.try_next().await? {
+            state.done.push(chunk);
+            let json = serde_json::to_vec(&state).expect("numbers and a text are JSON");
+            disk::write(&disk::state_of(&growing.part), &json)?;
+        }
+        Ok(())
     }
 
     /// What is left of an earlier attempt at the same content, or a new beginning.
-    fn resume(&self, partial: &Path, wanted: &Wanted, offer: Offer) -> Result<State, Error> {
-        let same = |state: &State| {
+    fn resume(&self, growing: &Growing<'_>, bytes: u64, etag: Option<String>) -> Result<State, Error> {
+        let part = &growing.part;
+        let is_same = |state: &State| {
             // Without a digest only a strong tag says that it is still the same content.
-            let known = wanted.sha256.is_some() || state.etag.is_some();
-            known && state.etag == offer.etag && state.bytes == offer.bytes && state.chunk_bytes > 0
+            let is_known = growing.wanted.sha256.is_some() || state.etag.is_some();
+            is_known && state.etag == etag && state.bytes == bytes && state.chunk_bytes > 0
         };
-        let kept = std::fs::read(disk::state_of(partial)).ok().and_then(|json| serde_json::from_slice::<State>(&json).ok());
-        if let Some(state) = kept.filter(|state| same(state) && partial.is_file()) {
+        let kept =
+            std::fs::read(disk::state_of(part)).ok().and_then(|json| serde_json::from_slice::<State>(&json).ok());
+        if let Some(state) = kept.filter(|state| is_same(state) && part.is_file()) {
             return Ok(state);
         }
-        disk::forget(partial);
-        let file = std::fs::File::create(partial).map_err(|error| Error::io(partial, &error))?;
-        file.set_len(offer.bytes).map_err(|error| Error::io(partial, &error))?;
-        let chunk_bytes = self.options.chunk_bytes.max(1);
-        Ok(State { etag: offer.etag, bytes: offer.bytes, chunk_bytes, done: Vec::new() })
+        disk::forget(part);
+        let file = std::fs::File::create(part).map_err(|error| growing.io(&error))?;
+        file.set_len(bytes).map_err(|error| growing.io(&error))?;
+        Ok(State { etag, bytes, chunk_bytes: self.options.chunk_bytes.max(1), done: Vec::new() })
     }
 
-    /// Fetches `[start, end)`, going on where a broken or stalled connection left it.
-    async fn part(
-        &self,
-        partial: &Path,
-        wanted: &Wanted,
-        (mut start, end): (u64, u64),
-        etag: Option<&str>,
-        progress: &Reporter,
-    ) -> Result<(), Fault> {
-        let mut file = open_at(partial, start).await?;
+    /// Fetches `start..end`, going on where a broken or stalled connection left it.
+    async fn range(&self, growing: &Growing<'_>, mut start: u64, end: u64, etag: Option<&str>) -> Result<(), Fault> {
+        let Wanted { url, token, .. } = growing.wanted;
+        let mut file =
+            tokio::fs::OpenOptions::new().write(true).open(&growing.part).await.map_err(|error| growing.io(&error))?;
+        file.seek(std::io::SeekFrom::Start(start)).await.map_err(|error| growing.io(&error))?;
         let mut failures = 0;
         while start < end {
-            let response = self.send(wanted, Some((start, end)), etag).await?;
+            let response = self.send(url, token, Some((start, end)), etag).await?;
             let begins = text(response.headers(), header::CONTENT_RANGE);
             let is_asked = begins.is_some_and(|range| range.starts_with(&format!("bytes {start}-")));
             if response.status() != StatusCode::PARTIAL_CONTENT || !is_asked {
@@ -204,9 +237,9 @@ impl Fetcher {
                 match tokio::time::timeout(self.options.idle_timeout, body.next()).await {
                     Ok(Some(Ok(bytes))) => {
                         let take = bytes.len().min(usize::try_from(end - start).unwrap_or(usize::MAX));
-                        file.write_all(&bytes[..take]).await.map_err(|error| Error::io(partial, &error))?;
+                        file.write_all(&bytes[..take]).await.map_err(|error| growing.io(&error))?;
                         start += take as u64;
-                        progress.done(take as u64);
+                        growing.came(take as u64);
                         if start == end {
                             break String::new();
                         }
@@ -216,23 +249,28 @@ impl Fetcher {
                     Err(_) => break format!("nothing came for {:?}", self.options.idle_timeout),
                 }
             };
-            failures = if start > before { 0 } else { failures + 1 };
+            failures = if start > before { 1 } else { failures + 1 };
             if start < end {
-                self.pause(failures, None, &wanted.url, &problem).await?;
+                self.pause(failures, None, url, &problem).await?;
             }
         }
-        file.sync_data().await.map_err(|error| Error::io(partial, &error))?;
+        // The state that says so must not be on disk before the content.
+        file.sync_data().await.map_err(|error| growing.io(&error))?;
         Ok(())
     }
 
     /// Fetches all of it in one stream, from a server that knows no ranges.
-    async fn whole(&self, partial: &Path, wanted: &Wanted, progress: &Reporter) -> Result<(), Fault> {
+    async fn whole(&self, growing: &Growing<'_>) -> Result<(), Fault> {
+        let Wanted { url, token, .. } = growing.wanted;
+        let limit = growing.wanted.bytes.unwrap_or(FILE_BYTES_MAX);
         for failures in 1.. {
-            disk::forget(partial);
-            let response = self.send(wanted, None, None).await?;
-            let announced = response.content_length();
-            let limit = wanted.bytes.unwrap_or(FILE_BYTES_MAX);
-            let mut file = tokio::fs::File::create(partial).await.map_err(|error| Error::io(partial, &error))?;
+            disk::forget(&growing.part);
+            let response = self.send(url, token, None, None).await?;
+            if let Some(bytes) = response.content_length() {
+                check_size(growing, bytes)?;
+            }
+            let announced = response.content_length().or(growing.wanted.bytes);
+            let mut file = tokio::fs::File::create(&growing.part).await.map_err(|error| growing.io(&error))?;
             let mut body = response.bytes_stream();
             let mut came = 0_u64;
             let problem = loop {
@@ -240,41 +278,37 @@ impl Fetcher {
                     Ok(Some(Ok(bytes))) => {
                         came += bytes.len() as u64;
                         if came > limit {
-                            return Err(Error::source_failed(&wanted.url, format!("more than {limit} bytes come")).into());
+                            return Err(growing.failed(format!("more than {limit} bytes come")).into());
                         }
-                        file.write_all(&bytes).await.map_err(|error| Error::io(partial, &error))?;
-                        progress.done(bytes.len() as u64);
+                        file.write_all(&bytes).await.map_err(|error| growing.io(&error))?;
+                        growing.came(bytes.len() as u64);
                     }
                     Ok(Some(Err(error))) => break error.to_string(),
-                    Ok(None) if announced.or(wanted.bytes).is_some_and(|bytes| came < bytes) => break "the answer ended early".into(),
+                    Ok(None) if announced.is_some_and(|bytes| came < bytes) => break "the answer ended early".into(),
                     Ok(None) => {
-                        file.sync_all().await.map_err(|error| Error::io(partial, &error))?;
+                        file.sync_all().await.map_err(|error| growing.io(&error))?;
                         return Ok(());
                     }
                     Err(_) => break format!("nothing came for {:?}", self.options.idle_timeout),
                 }
             };
-            progress.undo(came);
-            self.pause(failures, None, &wanted.url, &problem).await?;
+            growing.lost(came);
+            self.pause(failures, None, url, &problem).await?;
         }
         unreachable!("pausing fails before the failures cannot be counted any more")
     }
 
-    fn check_size(&self, wanted: &Wanted, bytes: u64) -> Result<(), Error> {
-        match wanted.bytes {
-            Some(want) if want != bytes => {
-                Err(Error::source_failed(&wanted.url, format!("the file is {bytes} bytes, {want} are announced")))
-            }
-            _ if bytes > FILE_BYTES_MAX => Err(Error::source_failed(&wanted.url, format!("{bytes} bytes are too many"))),
-            _ => Ok(()),
-        }
-    }
-
-    /// One request, repeated while the server asks for patience. The answer is 200, 206 or 416.
-    async fn send(&self, wanted: &Wanted, range: Option<(u64, u64)>, etag: Option<&str>) -> Result<Response, Error> {
+    /// One request, repeated while the server asks for patience. The answer is 200, 206, or 416 to a range.
+    async fn send(
+        &self,
+        url: &Url,
+        token: &Token,
+        range: Option<(u64, u64)>,
+        etag: Option<&str>,
+    ) -> Result<Response, Error> {
         for failures in 1.. {
-            let mut request = self.http.get(wanted.url.clone()).header(header::ACCEPT_ENCODING, "identity");
-            if let Some(token) = &wanted.token {
+            let mut request = self.http.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
+            if let Some(token) = token.get().await.map_err(|error| Error::source_failed(url, error))? {
                 request = request.bearer_auth(token);
             }
             if let Some((start, end)) = range {
@@ -291,19 +325,19 @@ impl Fetcher {
                         let wait = text(response.headers(), header::RETRY_AFTER).and_then(|wait| wait.parse().ok());
                         (wait.map(Duration::from_secs), format!("it answers {status}"))
                     }
-                    status => return Err(refusal(&wanted.url, status)),
+                    status => return Err(refusal(url, status)),
                 },
-                Ok(Err(error)) => (None, error.to_string()),
+                Ok(Err(error)) => (None, causes(&error)),
                 Err(_) => (None, format!("no answer for {:?}", self.options.idle_timeout)),
             };
-            self.pause(failures, wait, &wanted.url, &problem).await?;
+            self.pause(failures, wait, url, &problem).await?;
         }
         unreachable!("pausing fails before the failures cannot be counted any more")
     }
 
     /// Waits before the next attempt; an error when there were enough. Each wait is twice the one before, with jitter so
     /// that many workers do not come back at once.
-    async fn pause(&self, failures: u32, asked: Option<Duration>, url: &url::Url, problem: &str) -> Result<(), Error> {
+    async fn pause(&self, failures: u32, asked: Option<Duration>, url: &Url, problem: &str) -> Result<(), Error> {
         if failures > self.options.retries {
             return Err(Error::source_failed(url, format!("{problem}; given up after {failures} attempts")));
         }
@@ -315,28 +349,19 @@ impl Fetcher {
     }
 }
 
-/// Notes chunks as they come.
-trait CollectInto {
-    async fn collect_into(self, partial: &Path, state: &mut State) -> Result<(), Fault>;
-}
-
-impl<S: futures_util::Stream<Item = Result<u64, Fault>>> CollectInto for S {
-    async fn collect_into(self, partial: &Path, state: &mut State) -> Result<(), Fault> {
-        let mut chunks = std::pin::pin!(self);
-        while let Some(chunk) = chunks.try_next().await? {
-            state.done.push(chunk);
-            let json = serde_json::to_vec(&state).expect("numbers and a text are JSON");
-            disk::write(&disk::state_of(partial), &json)?;
-        }
-        Ok(())
+fn check_size(growing: &Growing<'_>, bytes: u64) -> Result<(), Error> {
+    match growing.wanted.bytes {
+        Some(want) if want != bytes => Err(growing.failed(format!("the file is {bytes} bytes, {want} are announced"))),
+        _ if bytes > FILE_BYTES_MAX => Err(growing.failed(format!("{bytes} bytes are too many"))),
+        _ => Ok(()),
     }
 }
 
 /// What an answer that is no content means.
-pub(super) fn refusal(url: &url::Url, status: StatusCode) -> Error {
+fn refusal(url: &Url, status: StatusCode) -> Error {
     let detail = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            format!("it answers {status}; the model is gated or private: set a token that may read it")
+            format!("it answers {status}: the model is gated, private or not there; check the name and the token")
         }
         StatusCode::NOT_FOUND => format!("it answers {status}; check the name and the revision"),
         _ => format!("it answers {status}"),
@@ -344,22 +369,20 @@ pub(super) fn refusal(url: &url::Url, status: StatusCode) -> Error {
     Error::source_failed(url, detail)
 }
 
+/// An error with all its causes: reqwest's own text leaves them out.
+fn causes(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error).chain(chain).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 fn chunk_length(state: &State, chunk: u64) -> u64 {
     state.chunk_bytes.min(state.bytes.saturating_sub(chunk.saturating_mul(state.chunk_bytes)))
 }
 
-pub(super) fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<String> {
+fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
 fn range_total(headers: &HeaderMap) -> Option<u64> {
     text(headers, header::CONTENT_RANGE)?.rsplit_once('/')?.1.parse().ok()
-}
-
-async fn open_at(partial: &Path, start: u64) -> Result<tokio::fs::File, Error> {
-    let path: PathBuf = partial.to_owned();
-    let mut file =
-        tokio::fs::OpenOptions::new().write(true).open(&path).await.map_err(|error| Error::io(&path, &error))?;
-    file.seek(std::io::SeekFrom::Start(start)).await.map_err(|error| Error::io(&path, &error))?;
-    Ok(file)
 }

@@ -130,11 +130,88 @@ pub struct Cache {
     pub bundled: bool,
     /// Folders with one model each, served where they lie.
     pub folders: Vec<PathBuf>,
+    /// Bytes of downloaded models together; the least recently used go when another one needs the room. Without it only
+    /// the disk is the limit, of which 1 GiB stays free.
+    pub quota_bytes: Option<u64>,
+    /// The Hugging Face Hub.
+    pub hub: Hub,
+    /// How files are fetched.
+    pub download: Download,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { folder: default_folder(), bundled: true, folders: Vec::new() }
+        Self {
+            folder: default_folder(),
+            bundled: true,
+            folders: Vec::new(),
+            quota_bytes: None,
+            hub: Hub::default(),
+            download: Download::default(),
+        }
+    }
+}
+
+/// The Hugging Face Hub.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Hub {
+    /// Another address that speaks the Hub's API; `HF_ENDPOINT`, or the Hub itself, when absent.
+    pub endpoint: Option<String>,
+    /// The token that gated and private models need; the one that the Hub's own tools keep, when absent.
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The token must not end up in a log.
+        let token = self.token.as_ref().map(|_| "…");
+        f.debug_struct("Hub").field("endpoint", &self.endpoint).field("token", &token).finish()
+    }
+}
+
+impl Hub {
+    pub(crate) fn token(&self) -> Option<String> {
+        self.token.clone().or_else(|| hf_hub::Cache::from_env().token())
+    }
+
+    /// The Hub's addresses.
+    pub(crate) fn api(&self) -> Result<hf_hub::api::sync::Api, hf_hub::api::sync::ApiError> {
+        let builder = hf_hub::api::sync::ApiBuilder::from_env();
+        match &self.endpoint {
+            Some(endpoint) => builder.with_endpoint(endpoint.trim_end_matches('/').into()),
+            None => builder,
+        }
+        .build()
+    }
+}
+
+/// How files are fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// Bytes that are asked for at once.
+    pub chunk_bytes: u64,
+    /// Connections for one file.
+    pub connections: usize,
+    /// A connection that brings nothing for so long is given up and asked anew.
+    pub idle_timeout: Duration,
+    /// The wait before the second attempt; doubled each time.
+    pub backoff: Duration,
+    /// Attempts after the first that bring nothing new.
+    pub retries: u32,
+}
+
+impl Default for Download {
+    fn default() -> Self {
+        Self {
+            // A second at 64 Mbit/s: little is lost with a connection, and the overhead of a request does not count.
+            chunk_bytes: 8 << 20,
+            // One connection seldom fills a line; more than a few are what servers refuse.
+            connections: 4,
+            idle_timeout: Duration::from_secs(30),
+            backoff: Duration::from_millis(500),
+            // Two minutes in all with the doubling: longer than a restart of a server or a router.
+            retries: 8,
+        }
     }
 }
 

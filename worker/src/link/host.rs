@@ -2,6 +2,7 @@
 //! at fault. Also what a coordinator is told of models, load and health. Decides nothing about leases.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use coordinator_client::api::{Code, Problem};
 use coordinator_client::client::{self, Access, Failure, Offered, Outcome};
@@ -9,6 +10,7 @@ use coordinator_client::session::Facts;
 use coordinator_client::wire::{self, Capabilities, FailureClass, ModelHeld, TaskKind};
 use models::manifest::Task;
 
+use crate::cache::{Registry, Source};
 use crate::device::resident::Condition;
 use crate::service::{Done, Model, NewTask, Timings};
 use crate::{Error, Fault, convert, service};
@@ -22,7 +24,6 @@ pub(super) struct Host {
     slots_max: Option<u32>,
     /// Among how many grids the worker's places are shared.
     share: usize,
-    can_fetch: bool,
 }
 
 impl Host {
@@ -31,9 +32,34 @@ impl Host {
         machine: Arc<dyn Machine>,
         slots_max: Option<u32>,
         share: usize,
-        can_fetch: bool,
     ) -> Self {
-        Self { worker, machine, slots_max, share, can_fetch }
+        Self { worker, machine, slots_max, share }
+    }
+
+    /// Has a model at hand, out of this grid's registry where it is not: no other grid is asked.
+    async fn fetch(&self, model: &str, access: &Access, deadline: Option<Instant>) -> Result<(), Failure> {
+        if self.worker.cache().get(model).await.is_ok() {
+            return Ok(());
+        }
+        let tokens = access.clone();
+        let registry = Registry::with_tokens(access.url().as_str(), move || {
+            let access = tokens.clone();
+            async move { access.token().await.map_err(|error| error.to_string()) }
+        });
+        let pull = self.worker.cache().pull(Source::Registry { registry, model: model.into() });
+        let late = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            fetched = pull.done() => fetched.map(drop).map_err(|error| of_error(Error::Cache(error))),
+            () = late => {
+                let detail = format!("the deadline passed while {model} was fetched; it is fetched on, try again");
+                Err(of_problem(FailureClass::Resource, Problem::new(Code::DeadlineExceeded, detail)))
+            }
+        }
     }
 
     /// Tasks that this grid may have here at once. Half of the worker's places, so that its local callers always find
@@ -58,7 +84,7 @@ impl client::Host for Host {
         let capabilities = Capabilities {
             kinds: TaskKind::ALL.to_vec(),
             models: self.worker.models().iter().map(held).collect(),
-            can_fetch: self.can_fetch,
+            can_fetch: true,
             memory_bytes_free: free.max().unwrap_or(0),
             slots: self.slots(),
         };
@@ -76,9 +102,10 @@ impl client::Host for Host {
         self.machine.profile()
     }
 
-    async fn execute(&self, offered: Offered, _access: &Access) -> Result<Outcome, Failure> {
+    async fn execute(&self, offered: Offered, access: &Access) -> Result<Outcome, Failure> {
         let Offered { attempt: _, model, input, deadline, priority, trace_parent: _ } = offered;
         let request = convert::request_of(input).map_err(|problem| of_problem(FailureClass::Input, problem))?;
+        self.fetch(&model, access, deadline).await?;
         let task = NewTask { model, request, priority: priority_of(priority), deadline };
         let done = self.worker.execute(task).await.map_err(of_error)?;
         let Done { reply, input_tokens, timings, model, model_digest, execution_class } = done;
@@ -93,7 +120,8 @@ impl client::Host for Host {
         })
     }
 
-    async fn load(&self, model: &str, _access: &Access) -> Result<(), Failure> {
+    async fn load(&self, model: &str, access: &Access) -> Result<(), Failure> {
+        self.fetch(model, access, None).await?;
         self.worker.load(model).await.map(drop).map_err(of_error)
     }
 

@@ -12,7 +12,7 @@ pub use options::{Error, Options};
 use std::path::Path;
 use std::sync::Arc;
 
-use coordinator_client::client::{self, Access, Service, Status};
+use coordinator_client::client::{self, Service, Status};
 use coordinator_client::identity::Identity;
 use tokio_util::sync::CancellationToken;
 
@@ -47,8 +47,7 @@ impl Links {
         let grids = options.grids()?;
         let share = grids.len().max(1);
         for addresses in grids {
-            let host =
-                host::Host::new(worker.clone(), Arc::clone(&machine), options.slots_max, share, options.can_fetch);
+            let host = host::Host::new(worker.clone(), Arc::clone(&machine), options.slots_max, share);
             let mut client = client::Options::new(addresses, &options.data_folder);
             client.name.clone_from(&options.name);
             client.region.clone_from(&options.region);
@@ -95,11 +94,6 @@ impl Handle {
     /// How every link is.
     pub fn status(&self) -> Vec<Status> {
         self.links.iter().map(client::Handle::status).collect()
-    }
-
-    /// The HTTP sides of the grids, with this node's token: where models come from that only a grid has.
-    pub fn registries(&self) -> Vec<Access> {
-        self.links.iter().map(|link| link.access().clone()).collect()
     }
 
     /// Waits until a coordinator has welcomed this worker on every link.

@@ -20,9 +20,6 @@ pub struct Options {
     pub data_folder: PathBuf,
     /// Tasks held at once for all grids together; as many as the worker has places for when absent.
     pub slots_max: Option<u32>,
-    /// Whether the worker's cache fetches models that it lacks from the grids' registries; see
-    /// [`super::Handle::registries`]. A coordinator offers no task of a model that is neither here nor fetched.
-    pub can_fetch: bool,
 }
 
 /// Why links cannot be set up.
