@@ -87,7 +87,9 @@ async fn the_protocols_server_and_models_describe_themselves() {
     let bench = start();
     let server = bench.api.get("/v2").await.ok();
     assert!(server["extensions"].as_array().unwrap().contains(&json!("binary_tensor_data")));
-    for path in ["/v2/health/live", "/v2/health/ready", "/v2/models/tensors/ready", "/v2/models/tensors/versions/1/ready"] {
+    for path in
+        ["/v2/health/live", "/v2/health/ready", "/v2/models/tensors/ready", "/v2/models/tensors/versions/1/ready"]
+    {
         assert_eq!(bench.api.get(path).await.status, 200, "{path}");
     }
     for path in ["/v2/models/tensors", "/v2/models/tensors/versions/1"] {
@@ -119,8 +121,11 @@ async fn tensors_travel_as_json_and_as_raw_bytes_in_every_mixture() {
         (json!({"outputs": [{"name": "y", "parameters": {"binary_data": true}}]}), true),
         (json!({"outputs": [{"name": "y", "parameters": {"binary_data": false}}]}), false),
         (json!({"outputs": [{"name": "y"}]}), false),
-        (json!({"outputs": [{"name": "y", "parameters": {"binary_data": false}}],
-            "parameters": {"binary_data_output": true}}), false),
+        (
+            json!({"outputs": [{"name": "y", "parameters": {"binary_data": false}}],
+            "parameters": {"binary_data_output": true}}),
+            false,
+        ),
     ];
     for path in ["/v2/models/tensors/infer", "/v2/models/tensors/versions/1/infer"] {
         for (inputs, bytes) in [as_json(), as_bytes()] {
@@ -161,12 +166,14 @@ async fn bad_inferences_are_refused_with_the_reason() {
     };
     let size = |bytes: u64| json!({"parameters": {"binary_data_size": bytes}});
     let good = bytes_of(&[1.0; 4]);
+    let longer = bytes_of(&[1.0; 5]);
     let cases: Vec<(Value, &[u8], &str)> = vec![
         (json!({}), &[], "invalid_json"),
         (json!({"inputs": []}), &[], "invalid_input"),
         (input(json!({})), &[], "invalid_input"),
         (input(size(16)), &good[..12], "invalid_input"),
-        (input(size(12)), &good, "invalid_input"),
+        (input(size(12)), &good, "wrong_shape"),
+        (input(size(16)), &longer, "invalid_input"),
         (input(size(12)), &good[..12], "wrong_shape"),
         (input(size(u64::MAX)), &good, "invalid_input"),
         (input(json!({"data": [1, 2, 3, 4], "parameters": {"binary_data_size": 16}})), &good, "invalid_input"),

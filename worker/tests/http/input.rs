@@ -38,11 +38,7 @@ async fn tasks_that_cannot_be_done_are_refused_with_the_reason() {
         (embed(&"x".repeat((1 << 20) + 1)), 400, "invalid_input"),
         (json!({"kind": "rerank", "model": "pairs", "input": {"query": "q", "documents": []}}), 400, "invalid_input"),
         (json!({"kind": "classify", "model": "labels", "input": {}}), 400, "invalid_input"),
-        (
-            json!({"kind": "classify", "model": "labels", "input": {"inputs": ["a"], "top_n": 0}}),
-            400,
-            "invalid_input",
-        ),
+        (json!({"kind": "classify", "model": "labels", "input": {"inputs": ["a"], "top_n": 0}}), 400, "invalid_input"),
         (infer(&tensor(json!({"name": "z"}))), 400, "invalid_input"),
         (infer(&tensor(json!({"shape": [1, 3]}))), 400, "wrong_shape"),
         (infer(&tensor(json!({"shape": [4]}))), 400, "wrong_shape"),

@@ -56,17 +56,19 @@ async fn an_unloading_waits_for_those_who_use_the_model() {
 
 #[tokio::test]
 async fn a_pinned_model_is_neither_forgotten_nor_pushed_out() {
+    // A fake model counts as 64 MiB: there is room for one.
     let bench = start_with(|options| {
         options.devices.devices =
-            vec![worker::config::DeviceOptions { device: ::models::engine::Device::Cpu, memory_bytes: 0 }];
+            vec![worker::config::DeviceOptions { device: ::models::engine::Device::Cpu, memory_bytes: 100 << 20 }];
     });
     let pin = |method: Method| send(bench.api.request(method, "/api/models/texts/pin"));
     assert_eq!(pin(Method::PUT).await.ok()["pinned"], true);
     bench.api.delete("/api/models/texts?files=true").await.problem(409, "conflict");
-    assert_eq!(pin(Method::DELETE).await.ok()["pinned"], false);
-    // The fakes need no memory, the bundled one does.
-    bench.api.post("/api/models/digits", json!({})).await.problem(507, "out_of_memory");
     bench.api.post("/api/models/texts", json!({})).await.ok();
+    bench.api.post("/api/models/pairs", json!({})).await.problem(507, "out_of_memory");
+    assert_eq!(pin(Method::DELETE).await.ok()["pinned"], false);
+    bench.api.post("/api/models/pairs", json!({})).await.ok();
+    assert!(bench.api.get("/api/models/texts").await.ok().get("loaded").is_none(), "it made room");
     assert_eq!(bench.api.delete("/api/models/texts?files=true").await.status, 204);
     bench.api.get("/api/models/texts").await.problem(404, "model_not_found");
     bench.api.execute(embed("a")).await.problem(404, "model_not_found");
