@@ -102,6 +102,9 @@ async fn the_page_shows_the_description_and_needs_nothing_from_elsewhere() {
     assert_eq!((head.status, head.body.len()), (200, 0));
 }
 
+/// Path, method, the way to the body's fields, the way on from there, and what must be found.
+type Case<'a> = (&'a str, &'a str, &'a [&'a str], &'a [&'a str], &'a str);
+
 /// Follows references and then these steps.
 fn walk<'a>(description: &'a Value, mut at: &'a Value, steps: &[&str]) -> &'a Value {
     for step in steps {
@@ -153,7 +156,7 @@ async fn the_descriptions_names_are_unique_and_lead_to_the_right_schemas() {
     // Parts of the wire that share a name are told apart.
     let request = ["requestBody", "content", "application/json", "schema", "properties"];
     let response = ["responses", "200", "content", "application/json", "schema", "properties"];
-    let cases: [(&str, &str, &[&str], &[&str], &str); 6] = [
+    let cases: [Case; 6] = [
         ("/v2/models/{model}/infer", "post", &request, &["inputs", "items", "properties"], "datatype"),
         ("/v1/embeddings", "post", &request, &["input"], "oneOf"),
         ("/v2/models/{model}", "get", &response, &["inputs", "items", "properties"], "shape"),
