@@ -7,6 +7,8 @@ use coordinator_client::wire::{Matrix, tensor};
 use models::task::{Label, Reply, Request, Score, Text};
 use models::{DataType, NamedTensor, Tensor};
 
+use crate::Error;
+
 /// The request that a task's input asks.
 ///
 /// # Errors
@@ -85,6 +87,14 @@ pub fn tensor_from_wire(wire: tensor::Tensor) -> Result<NamedTensor, Problem> {
     let checked = Tensor::new(known, shape, data);
     let tensor = checked.map_err(|error| Problem::new(Code::WrongShape, format!("tensor {name:?}: {error}")))?;
     Ok(NamedTensor { name, tensor })
+}
+
+/// Refuses a tensor that JSON cannot carry: it has no number for NaN and infinity.
+///
+/// # Errors
+/// When it holds such values.
+pub fn check_json(named: &NamedTensor) -> Result<(), Error> {
+    if named.tensor.is_finite() { Ok(()) } else { Err(Error::NotJson { output: named.name.clone() }) }
 }
 
 /// A tensor as the wire carries it.

@@ -37,6 +37,12 @@ pub enum Error {
     /// A field of the request is out of range.
     #[error("{0}")]
     Request(String),
+    /// An output holds NaN or infinity and is wanted as JSON, which has no such numbers.
+    #[error("output {output:?} holds values that are not finite; ask for it as raw bytes at `/v2/models/NAME/infer`")]
+    NotJson {
+        /// The model's name for it.
+        output: String,
+    },
     /// The model is not here, or could not be brought here.
     #[error(transparent)]
     Cache(#[from] cache::Error),
@@ -189,6 +195,7 @@ impl Error {
             Error::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Error::Task(error) => task_code(error),
             Error::Request(_) => Code::InvalidInput,
+            Error::NotJson { .. } => Code::NotFinite,
             Error::Cache(error) => error.code(),
             Error::Load { .. } => Code::ModelRefused,
             Error::Placement(_) | Error::Memory(_) => Code::OutOfMemory,

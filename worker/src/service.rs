@@ -158,6 +158,9 @@ pub(crate) struct Parts {
     pub(crate) has_started: std::sync::atomic::AtomicBool,
 }
 
+/// A task timeout beyond what the clock can tell is none.
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
 impl Handle {
     pub(crate) fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
@@ -204,7 +207,7 @@ impl Handle {
         if task.priority > NewTask::PRIORITY_MAX {
             return Err(Error::Request(format!("priority is {}, it must be 0 to 9", task.priority)));
         }
-        let deadline = task.deadline.unwrap_or(now + self.0.task_timeout);
+        let deadline = task.deadline.or_else(|| now.checked_add(self.0.task_timeout)).unwrap_or(now + YEAR);
         if deadline <= now {
             return Err(Error::DeadlineExceeded { stage: Stage::Loading });
         }

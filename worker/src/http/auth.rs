@@ -17,6 +17,9 @@ use crate::StartError;
 
 /// Refuses to serve others without a key, unless that is said explicitly.
 pub(super) fn check(options: &config::Http) -> Result<(), StartError> {
+    if options.api_key.as_ref().is_some_and(|key| key.trim().is_empty()) {
+        return Err(StartError::Setting("the API key is empty: set one that is not, or none".into()));
+    }
     if options.address.ip().is_loopback() || options.api_key.is_some() || options.insecure {
         return Ok(());
     }

@@ -86,6 +86,7 @@ impl FromRequest<Shared> for Raw {
             let too_large = || {
                 Refusal::new(Code::PayloadTooLarge, format!("the body is larger than {max} bytes; send it in parts"))
             };
+            check_encoding(&parts.headers)?;
             if length.is_some_and(|length: usize| length > max) {
                 return Err(too_large());
             }
@@ -158,6 +159,17 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Shared> for Json<T> {
             app.handle.on_cpu(move || parse(&bytes)).await??
         };
         Ok(Self(value, reserved))
+    }
+}
+
+/// Bodies are not unpacked: a small one may become a large one.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            let detail = format!("the body is packed as {encoding:?}; send it as it is");
+            Err(Refusal::new(Code::UnsupportedMediaType, detail))
+        }
+        _ => Ok(()),
     }
 }
 

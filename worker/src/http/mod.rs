@@ -50,6 +50,8 @@ struct App {
     hardware: crate::hardware::Options,
     profile: OnceCell<crate::hardware::Profile>,
     live: live::Handle,
+    /// The API's description as JSON.
+    description: bytes::Bytes,
 }
 
 type Shared = Arc<App>;
@@ -90,6 +92,7 @@ impl Server {
             options,
             profile: OnceCell::new(),
             live: live::spawn(live),
+            description: openapi::text(routes().into_openapi()),
             hardware,
         });
         tracing::info!("the API listens on http://{address}");
@@ -109,9 +112,8 @@ impl Server {
 }
 
 fn router(app: &Shared) -> Router {
-    let (router, api) = routes().split_for_parts();
+    let (router, _) = routes().split_for_parts();
     router
-        .merge(openapi::routes(api))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(error::panicked))
@@ -134,4 +136,5 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(openai::routes())
         .merge(rerank::routes())
         .merge(oip::routes())
+        .merge(openapi::routes())
 }

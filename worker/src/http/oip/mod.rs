@@ -38,6 +38,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 
 /// The server.
 #[derive(Serialize, ToSchema)]
+#[schema(as = oip::Server)]
 struct Server {
     /// Its name.
     name: &'static str,
@@ -49,6 +50,7 @@ struct Server {
 
 /// A model.
 #[derive(Serialize, ToSchema)]
+#[schema(as = oip::Metadata)]
 struct Metadata {
     /// Its name.
     name: String,
@@ -64,6 +66,7 @@ struct Metadata {
 
 /// A tensor that a model takes or gives.
 #[derive(Serialize, ToSchema)]
+#[schema(as = oip::Tensor)]
 struct Tensor {
     /// Its name.
     name: String,
@@ -75,6 +78,7 @@ struct Tensor {
 
 /// A model in the list of the repository.
 #[derive(Serialize, ToSchema)]
+#[schema(as = oip::Listed)]
 struct Listed {
     /// Its name.
     name: String,
@@ -224,7 +228,7 @@ async fn run(app: &Shared, name: &str, version: Option<&str>, body: Raw) -> Resu
     };
     let size: usize = tensors.iter().map(|tensor| tensor.tensor.data().len()).sum();
     let write = move || wire::write(id, &model, tensors, &outputs);
-    let written = if size <= INLINE_BYTES { write() } else { app.handle.on_cpu(write).await? };
+    let written = if size <= INLINE_BYTES { write()? } else { app.handle.on_cpu(write).await?? };
     let mut response = written.body.into_response();
     let kind = match written.json_bytes {
         Some(length) => {

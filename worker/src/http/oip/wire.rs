@@ -13,13 +13,14 @@ use utoipa::ToSchema;
 
 use super::super::body::{json_bytes, parse};
 use super::super::error::Refusal;
-use crate::convert::{tensor_from_wire, tensor_to_wire};
+use crate::convert::{check_json, tensor_from_wire, tensor_to_wire};
 
 /// Says how many bytes of the body are JSON; raw tensors follow.
 pub(super) const LENGTH_HEADER: &str = "inference-header-content-length";
 
 /// Body of an inference.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = oip::InferRequest)]
 pub(super) struct InferRequest {
     /// Comes back in the answer.
     #[serde(default)]
@@ -35,6 +36,7 @@ pub(super) struct InferRequest {
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = oip::RequestParameters)]
 struct RequestParameters {
     #[serde(default)]
     binary_data_output: bool,
@@ -45,6 +47,7 @@ struct RequestParameters {
 
 /// One input. The fields stand in any order, so the data is read after the type is known.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = oip::Input)]
 struct Input {
     /// The model's name for it.
     name: String,
@@ -62,6 +65,7 @@ struct Input {
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = oip::InputParameters)]
 struct InputParameters {
     #[serde(default)]
     binary_data_size: Option<usize>,
@@ -69,6 +73,7 @@ struct InputParameters {
 
 /// One wanted output.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = oip::Output)]
 struct Output {
     /// The model's name for it.
     name: String,
@@ -78,6 +83,7 @@ struct Output {
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = oip::OutputParameters)]
 struct OutputParameters {
     #[serde(default)]
     binary_data: Option<bool>,
@@ -183,6 +189,7 @@ fn from_json(name: String, shape: Vec<u64>, datatype: String, data: &str) -> Res
 
 /// Answer to an inference.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = oip::InferResponse)]
 pub(super) struct InferResponse {
     /// The request's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,12 +204,14 @@ pub(super) struct InferResponse {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = oip::OutputTensor)]
 enum OutputTensor {
     Json(tensor::Tensor),
     Binary { name: String, datatype: String, shape: Vec<u64>, parameters: BinarySize },
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = oip::BinarySize)]
 struct BinarySize {
     binary_data_size: usize,
 }
@@ -216,30 +225,39 @@ pub(super) struct Written {
 }
 
 /// Writes an answer.
-pub(super) fn write(id: Option<String>, model: &str, tensors: Vec<NamedTensor>, wanted: &Outputs) -> Written {
+///
+/// # Errors
+/// When an output that is wanted as JSON holds what JSON cannot carry.
+pub(super) fn write(
+    id: Option<String>,
+    model: &str,
+    tensors: Vec<NamedTensor>,
+    wanted: &Outputs,
+) -> Result<Written, Refusal> {
     let (name, version) = models::manifest::split_id(model);
     let mut raw: Vec<Bytes> = Vec::new();
     let output = |named: NamedTensor| {
         // Half precision has no JSON form in the protocol.
         let is_half = matches!(named.tensor.datatype(), DataType::F16 | DataType::BF16);
         if !is_half && !wanted.is_binary(&named.name) {
-            return OutputTensor::Json(tensor_to_wire(named));
+            check_json(&named)?;
+            return Ok(OutputTensor::Json(tensor_to_wire(named)));
         }
         let tensor::Tensor { name, datatype, shape, data } = tensor_to_wire(named);
         let parameters = BinarySize { binary_data_size: data.len() };
         raw.push(data);
-        OutputTensor::Binary { name, datatype, shape, parameters }
+        Ok(OutputTensor::Binary { name, datatype, shape, parameters })
     };
-    let outputs = tensors.into_iter().map(output).collect();
+    let outputs = tensors.into_iter().map(output).collect::<Result<_, crate::Error>>()?;
     let (model_name, model_version) = (name.to_owned(), version.unwrap_or_default().to_owned());
     let json = json_bytes(&InferResponse { id, model_name, model_version, outputs });
     if raw.is_empty() {
-        return Written { body: json, json_bytes: None };
+        return Ok(Written { body: json, json_bytes: None });
     }
     let mut body = BytesMut::with_capacity(json.len() + raw.iter().map(Bytes::len).sum::<usize>());
     body.extend_from_slice(&json);
     raw.iter().for_each(|data| body.extend_from_slice(data));
-    Written { body: body.freeze(), json_bytes: Some(json.len()) }
+    Ok(Written { body: body.freeze(), json_bytes: Some(json.len()) })
 }
 
 #[cfg(test)]
@@ -305,7 +323,7 @@ mod tests {
             let tensor = Tensor::from_f32(vec![2], &[0.5, 2.0]).unwrap();
             vec![NamedTensor { name: "y".into(), tensor }]
         };
-        let written = |asked: &Asked| write(asked.id.clone(), "m@3", tensors(), &asked.outputs);
+        let written = |asked: &Asked| write(asked.id.clone(), "m@3", tensors(), &asked.outputs).unwrap();
 
         let plain = written(&asked("[]", "{}"));
         let json: serde_json::Value = serde_json::from_slice(&plain.body).unwrap();

@@ -1,7 +1,7 @@
 //! Tasks that nobody waits for, and what came of them: kept for a time, in a number and a size that are bounded. Those
 //! that run are bounded by the places at the door; of those that ended the oldest go first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +24,9 @@ pub(in crate::http) struct Kept {
 #[derive(Default)]
 struct State {
     tasks: BTreeMap<TaskId, Task>,
+    /// Those that have ended, in the order in which they did.
+    ended: VecDeque<TaskId>,
+    /// Of their results.
     bytes: usize,
 }
 
@@ -86,7 +89,7 @@ impl Kept {
     /// Notes what came of a task: its model and its result as JSON.
     pub(super) fn end(&self, id: TaskId, outcome: Result<(String, Bytes), Error>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { tasks, bytes } = &mut *state;
+        let State { tasks, ended, bytes } = &mut *state;
         let Some(task) = tasks.get_mut(&id).filter(|task| task.end.is_none()) else { return };
         task.status.finished_ms = Some(now_ms());
         let too_large = |have: usize| {
@@ -116,26 +119,23 @@ impl Kept {
         task.status.failures = u32::from(end.is_err());
         task.status.state = state_now;
         task.end = Some(end);
+        ended.push_back(id);
         self.make_room(&mut state);
     }
 
-    /// Lets go what was kept for its time, and the oldest of what is too much.
+    /// Lets go what was kept for its time, and of what is too much those that ended first.
     fn make_room(&self, state: &mut State) {
         let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
         let oldest_ms = now_ms().saturating_sub(retention);
-        let mut ended = state.tasks.values().filter(|task| task.end.is_some()).count();
-        let State { tasks, bytes } = state;
-        tasks.retain(|_, task| {
-            let Some(end) = &task.end else { return true };
-            let size = end.as_ref().map_or(0, Bytes::len);
-            let is_old = task.status.finished_ms.is_some_and(|ms| ms <= oldest_ms);
-            if !is_old && ended <= self.results_max && *bytes <= self.bytes_max {
-                return true;
+        while let Some(&id) = state.ended.front() {
+            let ended_ms = state.tasks.get(&id).and_then(|task| task.status.finished_ms);
+            let is_old = ended_ms.is_none_or(|ms| ms <= oldest_ms);
+            if !is_old && state.ended.len() <= self.results_max && state.bytes <= self.bytes_max {
+                return;
             }
-            ended -= 1;
-            *bytes -= size;
-            false
-        });
+            state.ended.pop_front();
+            state.forget(id);
+        }
     }
 
     fn with<T>(&self, id: TaskId, then: impl FnOnce(&mut State, TaskId) -> T) -> Result<T, Problem> {
@@ -172,17 +172,26 @@ impl Kept {
             let task = state.tasks.get_mut(&id).expect("it is there: `with` looked under the same lock");
             if task.end.is_some() {
                 let status = task.status.clone();
-                if let Some(Task { end: Some(Ok(result)), .. }) = state.tasks.remove(&id) {
-                    state.bytes -= result.len();
-                }
+                state.ended.retain(|ended| *ended != id);
+                state.forget(id);
                 return status;
             }
             task.stop.cancel();
             task.status.state = TaskState::Cancelled;
             task.status.finished_ms = Some(now_ms());
             task.end = Some(Err(Problem::new(Code::Cancelled, format!("task {id} was cancelled"))));
-            task.status.clone()
+            let status = task.status.clone();
+            state.ended.push_back(id);
+            status
         })
+    }
+}
+
+impl State {
+    fn forget(&mut self, id: TaskId) {
+        if let Some(Task { end: Some(Ok(result)), .. }) = self.tasks.remove(&id) {
+            self.bytes -= result.len();
+        }
     }
 }
 

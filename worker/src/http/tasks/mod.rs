@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 use super::Shared;
 use super::body::{Json, Reserved, answer, json_response};
 use super::error::{Path, Refusal};
-use crate::convert::{output_of, request_of};
+use crate::convert::{check_json, output_of, request_of};
 use crate::{Done, NewTask};
 
 pub(super) use kept::Kept;
@@ -56,7 +56,7 @@ async fn execute(
     let task = NewTask { request: request_of(submit.task)?, model, priority, deadline };
     if !later {
         let done = app.handle.execute(task).await?;
-        return answer(&app, reply_bytes(&done.reply), move || Ok(result_of(id, done))).await;
+        return answer(&app, reply_bytes(&done.reply), move || Ok(result_of(id, done)?)).await;
     }
     let accepted = accept(&app, id, kind, submit.deadline_ms, task, reserved)?;
     let location = HeaderValue::try_from(format!("/api/tasks/{id}")).expect("an id is plain text");
@@ -90,8 +90,8 @@ fn accept(
         let outcome = match ended {
             Ok(done) => {
                 let model = done.model.clone();
-                let write = move || super::body::json_bytes(&result_of(id, done));
-                shared.handle.on_cpu(write).await.map(|bytes| (model, bytes))
+                let write = move || result_of(id, done).map(|result| super::body::json_bytes(&result));
+                shared.handle.on_cpu(write).await.flatten().map(|bytes| (model, bytes))
             }
             Err(error) => Err(error),
         };
@@ -110,7 +110,10 @@ pub(super) fn reply_bytes(reply: &Reply) -> usize {
     }
 }
 
-fn result_of(id: TaskId, done: Done) -> TaskResult {
+fn result_of(id: TaskId, done: Done) -> Result<TaskResult, crate::Error> {
+    if let Reply::Tensors(tensors) = &done.reply {
+        tensors.iter().try_for_each(check_json)?;
+    }
     let us = |time: Duration| time.as_micros() as u64;
     let facts = serde_json::json!({
         "execution_class": done.execution_class,
@@ -121,7 +124,7 @@ fn result_of(id: TaskId, done: Done) -> TaskResult {
         "finish_us": us(done.timings.finish),
     });
     let usage = Usage { input_tokens: done.input_tokens };
-    TaskResult { id, model: done.model, output: output_of(done.reply), usage, facts: Some(facts) }
+    Ok(TaskResult { id, model: done.model, output: output_of(done.reply), usage, facts: Some(facts) })
 }
 
 fn id_of(text: &str) -> Result<TaskId, Refusal> {
@@ -137,7 +140,7 @@ async fn status(State(app): State<Shared>, Path(id): Path<String>) -> Result<axu
 
 /// The result of a task that was taken in; its failure, when it failed.
 #[utoipa::path(get, path = "/api/tasks/{id}/result", tag = "tasks", params(("id", description = "The task's id")),
-    responses((status = 200, body = TaskResult), (status = 409, body = Problem)))]
+    responses((status = 200, body = TaskResult), (status = 409, body = Problem, content_type = "application/problem+json")))]
 async fn result(State(app): State<Shared>, Path(id): Path<String>) -> Result<Response, Refusal> {
     Ok(json_response(app.kept.result(id_of(&id)?)?))
 }
