@@ -119,7 +119,8 @@ impl Puller {
     }
 
     pub(super) fn pull(self: &Arc<Self>, source: Source) -> Pull {
-        let key = source.to_string();
+        // All of it: two names for the same folder are two models.
+        let key = format!("{source:?}");
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pull) = under_way.get(&key) {
             return pull.clone();
