@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Repo, RepoType};
 use models::{Manifest, load, manifest};
 use serde::Deserialize;
@@ -214,13 +215,13 @@ impl Puller {
 
     /// The files of a revision that a model needs, by the Hub's own list.
     async fn plan_hub(&self, repository: &str, revision: &str) -> Result<Plan, Error> {
-        let api = self.hub.api().map_err(|error| Error::source_failed("the Hub", error))?;
+        let api = hub_api(&self.hub).map_err(|error| Error::source_failed("the Hub", error))?;
         let repo = |revision: &str| Repo::with_revision(repository.into(), RepoType::Model, revision.into());
         let request = api.repo(repo(revision)).info_request();
         let address = request.uri_ref().map(ToString::to_string).unwrap_or_default();
         let mut url = parse(&address)?;
         url.query_pairs_mut().append_pair("blobs", "true");
-        let token = Token::fixed(self.hub.token());
+        let token = Token::fixed(self.hub.token.clone().or_else(|| hf_hub::Cache::from_env().token()));
         let text = self.fetcher.text(&url, &token, TEXT_BYTES_MAX).await?;
         let told: Revision = serde_json::from_slice(&text).map_err(|error| Error::source_failed(&url, error))?;
         // From here on by commit: a branch may move meanwhile.
@@ -332,6 +333,16 @@ impl Puller {
         });
         made.await.unwrap_or_else(|_| Err(Error::crashed("the cache")))
     }
+}
+
+/// The Hub's addresses.
+fn hub_api(hub: &config::Hub) -> Result<Api, ApiError> {
+    let builder = ApiBuilder::from_env();
+    match &hub.endpoint {
+        Some(endpoint) => builder.with_endpoint(endpoint.trim_end_matches('/').into()),
+        None => builder,
+    }
+    .build()
 }
 
 fn plan_of(

@@ -169,22 +169,6 @@ impl std::fmt::Debug for Hub {
     }
 }
 
-impl Hub {
-    pub(crate) fn token(&self) -> Option<String> {
-        self.token.clone().or_else(|| hf_hub::Cache::from_env().token())
-    }
-
-    /// The Hub's addresses.
-    pub(crate) fn api(&self) -> Result<hf_hub::api::sync::Api, hf_hub::api::sync::ApiError> {
-        let builder = hf_hub::api::sync::ApiBuilder::from_env();
-        match &self.endpoint {
-            Some(endpoint) => builder.with_endpoint(endpoint.trim_end_matches('/').into()),
-            None => builder,
-        }
-        .build()
-    }
-}
-
 /// How files are fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
