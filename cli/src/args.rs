@@ -1,5 +1,6 @@
 //! The command line: what can be said, with help that teaches. Parsed here, acted on in `commands`.
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -185,7 +186,7 @@ pub(crate) enum Backend {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Access {
     /// Key that callers must send as `Authorization: Bearer KEY`. Needed on any address but loopback.
-    #[arg(long, value_name = "KEY", env = "NEUROGRID_API_KEY", hide_env_values = true, help_heading = "Access")]
+    #[arg(long, value_name = "KEY", env = "NEUROGRID_API_KEY", hide_env_values = true, help_heading = "Access", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) api_key: Option<String>,
     /// Serve any address without a key. Whoever reaches the port can use the machine.
     #[arg(long, env = "NEUROGRID_INSECURE", help_heading = "Access")]

@@ -152,6 +152,11 @@ impl Worker {
         self.http.address()
     }
 
+    /// Lets `GET /status` show the links to coordinators.
+    pub fn show_links(&mut self, links: link::Handle) {
+        self.http.links = Some(links);
+    }
+
     /// Serves until `stop` is cancelled; then refuses newcomers, lets those inside finish within the limit that is set,
     /// and ends its threads.
     ///

@@ -11,7 +11,7 @@ pub(crate) async fn run(global: &Global, options: Profile) -> anyhow::Result<Exi
     let profile = hardware::profile(hardware::Options {
         nvml_library: options.nvml_library,
         measure: !options.no_measure,
-        matmul: Some(models::backend::speed::matmul_seconds),
+        matmul: Some(super::serving::matmul_seconds),
         ..hardware::Options::new(folder)
     });
     let bar = super::serving::spinner(global.json, "asking the drivers and measuring");

@@ -2,7 +2,7 @@
 
 use crate::args::{Access, Backend, Serving};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use worker::config;
 use worker::hardware::{self, Minimums};
 
@@ -46,8 +46,18 @@ pub(crate) fn hardware_options(serving: &Serving) -> hardware::Options {
     let folder = serving.store.cache_dir.clone().unwrap_or_else(|| config::Cache::default().folder);
     hardware::Options {
         nvml_library: serving.nvml_library.clone(),
-        matmul: Some(models::backend::speed::matmul_seconds),
+        matmul: Some(matmul_seconds),
         ..hardware::Options::new(folder)
+    }
+}
+
+/// Times products of the library that serves the models; NaN when it cannot multiply.
+pub(crate) fn matmul_seconds(m: usize, n: usize, k: usize, iterations: usize) -> f64 {
+    let Some(mut multiply) = models::backend::speed::matmul(m, n, k) else { return f64::NAN };
+    let started = Instant::now();
+    match (0..iterations).all(|_| multiply()) {
+        true => started.elapsed().as_secs_f64(),
+        false => f64::NAN,
     }
 }
 

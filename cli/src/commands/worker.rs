@@ -74,12 +74,13 @@ pub(crate) async fn run(global: &Global, options: Worker) -> anyhow::Result<Exit
 /// Starts serving: the local API, and a link to each coordinator. When `stop` is cancelled, the links take no more work and
 /// hand in what is done, then the worker ends.
 pub(crate) fn serve(
-    worker: worker::Worker,
+    mut worker: worker::Worker,
     linking: Linking,
     machine: link::Sampled,
     stop: CancellationToken,
 ) -> anyhow::Result<Serving> {
     let Linking { addresses, name, region, enrolment_token, data } = linking;
+    let is_linked = !addresses.is_empty();
     let options = link::Options {
         coordinators: addresses,
         name,
@@ -90,6 +91,9 @@ pub(crate) fn serve(
     };
     let links = link::Links::new(options, worker.handle(), Arc::new(machine))?;
     let handle = links.handle();
+    if is_linked {
+        worker.show_links(handle.clone());
+    }
     let (stop_links, stop_worker) = (CancellationToken::new(), CancellationToken::new());
     let linking = tokio::spawn(links.run(stop_links.clone()));
     let serving = tokio::spawn(worker.run(stop_worker.clone()));

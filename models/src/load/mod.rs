@@ -297,10 +297,8 @@ pub(crate) fn takes_tokens(manifest: &Manifest) -> bool {
 }
 
 /// Memory that a model needs once it is loaded, in bytes: for deciding whether it fits before anything is tried. On
-/// the high side, for the working memory of a batch depends on the batch.
-///
-/// # Source
-/// Resident memory measured with all-MiniLM-L6-v2 (91 MB of f32 weights) after batches of 32 × 256 tokens.
+/// the high side, for the working memory of a batch depends on the batch. An estimate from the sizes of the files, not a
+/// measurement.
 pub fn memory_need_bytes(manifest: &Manifest, backend: Backend) -> u64 {
     /// What a batch of the default token budget needs beside the weights.
     const WORKSPACE: u64 = 64 << 20;

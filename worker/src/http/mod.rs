@@ -38,6 +38,8 @@ pub struct Server {
     address: SocketAddr,
     options: config::Http,
     hardware: crate::hardware::Options,
+    /// The links to coordinators that `/status` shows.
+    pub(crate) links: Option<crate::link::Handle>,
 }
 
 /// What the routes share.
@@ -50,6 +52,7 @@ struct App {
     hardware: crate::hardware::Options,
     profile: OnceCell<crate::hardware::Profile>,
     live: live::Handle,
+    links: Option<crate::link::Handle>,
     /// The API's description as JSON.
     description: bytes::Bytes,
 }
@@ -67,7 +70,7 @@ impl Server {
         let listener = std::net::TcpListener::bind(options.address).map_err(bind)?;
         listener.set_nonblocking(true).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        Ok(Self { listener, address, options, hardware })
+        Ok(Self { listener, address, options, hardware, links: None })
     }
 
     /// Where it listens.
@@ -77,7 +80,7 @@ impl Server {
 
     /// Serves until `close` is cancelled and the connections have ended, or a little longer.
     pub(crate) async fn serve(self, handle: Handle, close: CancellationToken) -> std::io::Result<()> {
-        let Self { listener, address, options, hardware } = self;
+        let Self { listener, address, options, hardware, links } = self;
         let listener = listen::Limited::new(tokio::net::TcpListener::from_std(listener)?, options.connections_max);
         let live = live::Options {
             probe: hardware.probe.clone(),
@@ -92,6 +95,7 @@ impl Server {
             options,
             profile: OnceCell::new(),
             live: live::spawn(live),
+            links,
             description: openapi::text(routes().into_openapi()),
             hardware,
         });

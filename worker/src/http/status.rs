@@ -1,4 +1,4 @@
-//! What the worker is doing, for its owner: state, queue, devices, models, and why it is idle. Pausing and going on.
+//! What the worker is doing, for its owner: state, links, queue, devices, models, and why it is idle. Pausing and going on.
 
 use axum::extract::State;
 use serde::Serialize;
@@ -31,6 +31,11 @@ struct Status {
     idle_because: Option<&'static str>,
     /// Seconds since it started.
     uptime_s: u64,
+    /// This node's id; absent when it works for no grid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    /// Its links to coordinators.
+    links: Vec<LinkInfo>,
     /// Tasks inside.
     tasks_inside: usize,
     /// Tasks that may be inside at once.
@@ -43,6 +48,46 @@ struct Status {
     models_loaded: Vec<LoadedInfo>,
     /// Models that are being loaded.
     models_loading: Vec<String>,
+}
+
+/// A link to a coordinator.
+#[derive(Serialize, ToSchema)]
+struct LinkInfo {
+    /// The coordinator's address.
+    coordinator: String,
+    /// Whether it is up.
+    connected: bool,
+    /// Whether nothing more is taken from it.
+    draining: bool,
+    /// Tasks of this grid that run.
+    running: usize,
+    /// Results that wait for the coordinator's word that it has them.
+    unacknowledged: usize,
+    /// How often the link came up.
+    connections: u64,
+    /// Tasks finished since the start.
+    finished: u64,
+    /// Tasks failed, cancelled or given back since the start.
+    failed: u64,
+    /// Why it is not up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+}
+
+impl From<coordinator_client::client::Status> for LinkInfo {
+    fn from(status: coordinator_client::client::Status) -> Self {
+        Self {
+            coordinator: status.address,
+            connected: status.is_live,
+            draining: status.is_draining,
+            running: status.running,
+            unacknowledged: status.unacknowledged,
+            connections: status.connections,
+            finished: status.finished,
+            failed: status.failed,
+            last_error: status.last_error,
+        }
+    }
 }
 
 /// A device.
@@ -85,6 +130,7 @@ fn state_name(state: admission::State) -> &'static str {
 
 fn now(app: &Shared) -> Status {
     let status = app.handle.status();
+    let links = app.links.as_ref().map(crate::link::Handle::status).unwrap_or_default();
     Status {
         version: env!("CARGO_PKG_VERSION"),
         state: state_name(status.state),
@@ -92,6 +138,8 @@ fn now(app: &Shared) -> Status {
         not_ready_because: status.not_ready_because,
         idle_because: status.idle_because,
         uptime_s: status.uptime.as_secs(),
+        node: app.links.as_ref().map(|links| links.node().to_string()),
+        links: links.into_iter().map(LinkInfo::from).collect(),
         tasks_inside: status.slots.inside,
         tasks_max: status.slots.capacity,
         tasks_refused: status.refused,
