@@ -90,7 +90,8 @@ impl Spool {
         Ok((Self { options, held: Mutex::new(held) }, results))
     }
 
-    /// Stores a result. When this returns, neither a crash of the process nor one of the system loses it.
+    /// Stores a result. When this returns, no crash of the process loses it; one of the system may, and then its lease brings
+    /// the task back.
     ///
     /// # Errors
     /// When the disk does not take it. The result may be sent nevertheless: its lease protects the task.
@@ -163,12 +164,12 @@ fn parse(bytes: &[u8]) -> Result<(TaskResult, u64), String> {
     Ok((result, bytes.len() as u64))
 }
 
-/// Beside, flushed, then renamed: there is never half a file of the final name.
+/// Beside, then renamed: no crash of the process leaves half a file of the final name. After a crash of the system there may
+/// be one; its digest shows it.
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = std::fs::File::create(&beside)?;
     file.write_all(bytes)?;
-    file.sync_data()?;
     std::fs::rename(&beside, path)
 }
 

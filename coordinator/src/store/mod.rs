@@ -1,5 +1,5 @@
 //! What the coordinator remembers: tasks and their attempts, nodes, models. Commands go in, facts come out; every
-//! command is atomic and durable when it returns. The store never talks to a node and never decides who should run what.
+//! command is atomic, and durable when it returns; claims and renewals less so. The store never talks to a node and never decides who should run what.
 //!
 //! # Life of a task
 //! ```text
@@ -105,6 +105,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn submit(&self, task: NewTask) -> Result<Submitted, Error>;
 
     /// Gives up to `max` queued tasks that the node can do, by priority, then age.
+    ///
+    /// Claims and renewals need not outlive a power cut. A claim that one undid leaves its task queued, and its epoch is
+    /// given out again; a report under the undone claim touches nothing unless the same node got the task again, for
+    /// reports name task, epoch and node.
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>, Error>;
 
     /// Prolongs leases. Returns those that are not this node's and connection's any more.

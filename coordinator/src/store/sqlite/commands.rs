@@ -10,12 +10,7 @@ const LEASED: i64 = 1;
 /// Tasks that are queued or leased. Kept as a number beside them: counting a long queue at each submit would take longer
 /// than the submit.
 pub(super) fn open_tasks(c: &Connection) -> Result<usize, Error> {
-    Ok(c.prepare_cached("SELECT open_tasks FROM totals")?.query_row([], |row| row.get(0))?)
-}
-
-fn change_open_tasks(c: &Connection, by: i64) -> Result<(), Error> {
-    c.prepare_cached("UPDATE totals SET open_tasks = open_tasks + ?1")?.execute([by])?;
-    Ok(())
+    Ok(c.prepare_cached("SELECT sum(tasks) FROM totals WHERE state < 2")?.query_row([], |row| row.get(0))?)
 }
 
 pub(super) fn submit(c: &Connection, now: i64, max: usize, task: &NewTask) -> Result<Submitted, Error> {
@@ -58,7 +53,6 @@ pub(super) fn submit(c: &Connection, now: i64, max: usize, task: &NewTask) -> Re
     ])?;
     c.prepare_cached("INSERT INTO payloads (seq, input) VALUES (?1, ?2)")?
         .execute(params![c.last_insert_rowid(), task.input])?;
-    change_open_tasks(c, 1)?;
     Ok(Submitted { id: task.id, existing: false })
 }
 
@@ -235,7 +229,6 @@ fn end_attempt(
 
 /// Every way of a task's end goes through here.
 fn end_task(c: &Connection, now: i64, seq: i64, state: State) -> Result<(), Error> {
-    change_open_tasks(c, -1)?;
     c.prepare_cached("UPDATE tasks SET state = ?2, finished_ms = ?3, lease_until_ms = NULL WHERE seq = ?1")?
         .execute(params![seq, state_number(state), now])?;
     // Nobody is passed over any more for a task that has ended.

@@ -1,5 +1,6 @@
 //! The embedded store: one SQLite file. Commands go to one writer thread that commits them in groups, questions to a small
-//! pool of readers. A command's answer is given only after its group is on disk.
+//! pool of readers. A command's answer is given only after its group is committed: to the disk itself, or for claims and
+//! renewals to the system, from where a crash of this process does not take it.
 
 mod commands;
 mod queries;
@@ -47,8 +48,20 @@ pub struct Sqlite {
     _lock: std::fs::File,
 }
 
+/// What a command's answer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    /// The disk: it outlives a power cut.
+    Disk,
+    /// The system: it outlives this process. See [`Store::claim`].
+    System,
+}
+
 /// Does its work inside the group's transaction and hands back what tells the caller, once the group's fate is known.
-type Command = Box<dyn FnOnce(&Connection) -> Answer + Send>;
+struct Command {
+    durability: Durability,
+    run: Box<dyn FnOnce(&Connection) -> Answer + Send>,
+}
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 impl From<rusqlite::Error> for Error {
@@ -98,17 +111,26 @@ impl Sqlite {
         Ok(store)
     }
 
-    /// Runs one command in the writer's next group.
+    /// Runs one command in the writer's next group, and waits until it is on disk.
     async fn write<T: Send + 'static>(
         &self,
         command: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.write_to(Durability::Disk, command).await
+    }
+
+    async fn write_to<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        command: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (sender, receiver) = oneshot::channel();
-        let command: Command = Box::new(move |connection| {
+        let run = Box::new(move |connection: &Connection| -> Answer {
             let result = inside_savepoint(connection, command);
             // A caller that went away does not need its answer.
             Box::new(move |committed| drop(sender.send(committed.and(result))))
         });
+        let command = Command { durability, run };
         let writer = self.writer.lock().expect("never poisoned: nothing panics inside").clone().ok_or(Error::Closed)?;
         writer.send(command).await.map_err(|_| Error::Closed)?;
         receiver.await.map_err(|_| Error::Closed)?
@@ -145,8 +167,8 @@ impl Drop for Sqlite {
 fn connect(path: &std::path::Path) -> Result<Connection, Error> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // FULL: an answer given is an answer kept, also when the power goes.
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    // An answer given is an answer kept, also when the power goes.
+    reach(&connection, Durability::Disk)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -171,15 +193,19 @@ fn migrate(connection: &Connection) -> Result<(), Error> {
 
 /// The writer's life: take what waits, run it in one transaction, commit, answer.
 fn write_groups(connection: &Connection, mut commands: mpsc::Receiver<Command>) {
+    let mut group: Vec<Command> = Vec::with_capacity(GROUP_MAX);
     let mut answers: Vec<Answer> = Vec::with_capacity(GROUP_MAX);
-    while let Some(first) = commands.blocking_recv() {
-        let begun = connection.execute_batch("BEGIN IMMEDIATE");
-        let mut next = Some(first);
-        while let Some(command) = next {
-            answers.push(command(connection));
-            next = if answers.len() < GROUP_MAX { commands.try_recv().ok() } else { None };
+    let mut reached = Durability::Disk;
+    while commands.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
+        let needs_disk = group.iter().any(|command| command.durability == Durability::Disk);
+        let needed = if needs_disk { Durability::Disk } else { Durability::System };
+        let mut fate = if needed == reached { Ok(()) } else { reach(connection, needed) };
+        if fate.is_ok() {
+            reached = needed;
+            fate = connection.execute_batch("BEGIN IMMEDIATE");
         }
-        let fate = begun.and_then(|()| connection.execute_batch("COMMIT")).map_err(Error::from);
+        answers.extend(group.drain(..).map(|command| (command.run)(connection)));
+        let fate = fate.and_then(|()| connection.execute_batch("COMMIT")).map_err(Error::from);
         if let Err(error) = &fate {
             tracing::error!(%error, commands = answers.len(), "a group of commands was not committed");
             if !connection.is_autocommit() {
@@ -190,6 +216,15 @@ fn write_groups(connection: &Connection, mut commands: mpsc::Receiver<Command>) 
             answer(fate.clone());
         }
     }
+}
+
+/// Sets what commits wait for. In WAL mode a commit to the disk takes all those before it along.
+fn reach(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let synchronous = match durability {
+        Durability::Disk => "FULL",
+        Durability::System => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)
 }
 
 /// A command that fails must not leave half of itself in the group.
@@ -222,7 +257,7 @@ impl Store for Sqlite {
 
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>, Error> {
         let now = self.now_ms();
-        self.write(move |c| commands::claim(c, now, &claim)).await
+        self.write_to(Durability::System, move |c| commands::claim(c, now, &claim)).await
     }
 
     async fn renew(
@@ -233,7 +268,7 @@ impl Store for Sqlite {
         lease_ms: i64,
     ) -> Result<Vec<Attempt>, Error> {
         let (until, node, running) = (self.now_ms() + lease_ms, node.clone(), running.to_vec());
-        self.write(move |c| commands::renew(c, until, &node, session, &running)).await
+        self.write_to(Durability::System, move |c| commands::renew(c, until, &node, session, &running)).await
     }
 
     async fn adopt(&self, node: &NodeId, session: u64, running: &[Attempt], lease_ms: i64) -> Result<Adopted, Error> {

@@ -43,7 +43,7 @@ pub(super) fn tasks(c: &Connection, filter: &Filter) -> Result<Vec<Task>, Error>
 
 pub(super) fn counts(c: &Connection) -> Result<[u64; 7], Error> {
     let mut counts = [0; 7];
-    let mut statement = c.prepare_cached("SELECT state, count(*) FROM tasks GROUP BY state")?;
+    let mut statement = c.prepare_cached("SELECT state, tasks FROM totals")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         if let Some(count) = counts.get_mut(row.get::<_, usize>(0)?) {
