@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
@@ -234,6 +235,13 @@ impl Node {
 
     pub(crate) async fn send_raw(&mut self, message: Message) {
         self.socket.send(message).await.unwrap();
+    }
+
+    /// Sends bytes below WebSocket, and ends the connection.
+    pub(crate) async fn break_off(mut self, bytes: &[u8]) {
+        let stream = self.socket.get_mut();
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
     }
 
     /// The next frame that is no ping, or `None` when the link is closed.

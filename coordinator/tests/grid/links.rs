@@ -100,6 +100,25 @@ pub(crate) async fn a_malformed_frame_closes_its_own_link_only(in_memory: bool) 
     assert!(matches!(newer.next().await, Some(Frame::Pong(Ping { nonce: 7 }))), "an unknown tag is ignored");
 }
 
+pub(crate) async fn a_frame_cut_off_on_its_way_ends_its_own_link_only(in_memory: bool) {
+    let world = World::new(in_memory).await;
+    let mut good = Node::connect(&world, Says::has(9, &["m@1"])).await;
+    // A binary frame that says it has 4,096 bytes, its mask, and three of them; then a header that is cut itself.
+    for (bytes, secret) in [(&[0x82, 0xfe, 0x10, 0x00, 1, 2, 3, 4, 5, 6, 7][..], 1), (&[0x82, 0xfe, 0x10], 2)] {
+        let bad = Node::connect(&world, Says::has(secret, &["other@1"])).await;
+        let id = bad.identity.node().clone();
+        bad.break_off(bytes).await;
+        let gone = async {
+            while world.get(&format!("/api/nodes/{id}")).await["link"].is_object() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the link is closed");
+    }
+    world.submit("m", "a").await;
+    assert_eq!(good.work().await.outcome, AckOutcome::Settled);
+}
+
 pub(crate) async fn a_newer_connection_replaces_the_older(in_memory: bool) {
     let world = World::new(in_memory).await;
     let mut older = Node::connect(&world, Says::has(1, &["m@1"])).await;

@@ -42,6 +42,7 @@ on_every_store! {
     links::a_node_that_comes_back_keeps_what_it_runs;
     links::a_silent_node_is_noticed;
     links::a_malformed_frame_closes_its_own_link_only;
+    links::a_frame_cut_off_on_its_way_ends_its_own_link_only;
     links::a_newer_connection_replaces_the_older;
     links::a_drained_node_gets_nothing_more_and_a_banned_one_is_cut_off;
     links::a_node_never_gets_more_than_it_asked_for;
