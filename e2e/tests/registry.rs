@@ -34,4 +34,22 @@ async fn a_worker_fetches_the_model_that_its_task_needs() {
         Ok(listed.iter().any(|m| m["id"].as_str().is_some_and(|id| id.starts_with("tiny-bert"))).then_some(()))
     });
     held.await.unwrap();
+
+    let status = http::get(&client, &format!("{}/status", worker.said("worker"))).await.unwrap();
+    assert_eq!(status["links"][0]["connected"], true, "{status}");
+    assert_eq!(status["node"], worker.said("node"), "{status}");
+
+    // A person gets it out of the registry too.
+    let mine = folder.path().join("mine");
+    let models = |args: &[&str]| {
+        let output = command(&mine).args(["--json", "models"]).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(models(&["pull", "grid:tiny-bert", "--coordinator", &url])["model"], "tiny-bert@1");
+    assert_eq!(models(&["verify", "tiny-bert"])[0]["problem"], serde_json::Value::Null);
+    let listed = |models: &serde_json::Value| models.as_array().unwrap().iter().any(|m| m["model"] == "tiny-bert@1");
+    assert!(listed(&models(&["list"])));
+    assert_eq!(models(&["rm", "tiny-bert"])["removed"], "tiny-bert@1");
+    assert!(!listed(&models(&["list"])));
 }

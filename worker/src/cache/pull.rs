@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
@@ -72,6 +73,8 @@ pub(super) struct Puller {
     hub: config::Hub,
     quota_bytes: Option<u64>,
     turns: Semaphore,
+    /// Bytes of the models that are on their way.
+    taken: Arc<AtomicU64>,
     under_way: Mutex<HashMap<String, Pull>>,
 }
 
@@ -115,6 +118,7 @@ impl Puller {
             hub: options.hub.clone(),
             quota_bytes: options.quota_bytes,
             turns: Semaphore::new(PULLS_MAX),
+            taken: Arc::default(),
             under_way: Mutex::default(),
         })
     }
@@ -169,30 +173,32 @@ impl Puller {
         }
         let bytes: u64 = plan.files.iter().filter_map(|file| file.bytes).sum();
         progress.send_modify(|progress| progress.bytes_total = bytes);
-        self.make_room(&source.to_string(), bytes).await?;
+        let shown = source.to_string();
+        let _room = self.make_room(&shown, bytes).await?;
         for file in &plan.files {
             self.fetcher.file(&partial, file, progress).await?;
         }
         let Plan { manifest, name, version, .. } = plan;
-        let source = source.to_string();
-        self.finish(partial, manifest, move |folder| load::inspect(folder, Some(&name), Some(&version), Some(&source)))
-            .await
+        let from = shown.clone();
+        let inspect = move |folder: &Path| load::inspect(folder, Some(&name), Some(&version), Some(&from));
+        self.finish(shown, partial, manifest, inspect).await
     }
 
-    /// Checks what is complete and lets it appear. What is refused is deleted: to fetch it again would not help.
+    /// Checks what is complete and lets it appear. What is refused is deleted: to go on with it would not help.
     async fn finish(
         &self,
+        shown: String,
         partial: Partial,
         manifest: Option<Manifest>,
         inspect: impl FnOnce(&Path) -> Result<Manifest, models::Error> + Send + 'static,
     ) -> Result<Arc<CachedModel>, Error> {
-        let store = Arc::clone(&self.store);
+        let (store, crashed) = (Arc::clone(&self.store), Error::crashed(&shown));
         let finished = tokio::task::spawn_blocking(move || {
             let folder = partial.model();
             let made = match manifest {
                 Some(manifest) => Ok(manifest),
                 None => {
-                    inspect(&folder).map_err(|error| Error::Refused { model: "it".into(), reason: error.to_string() })
+                    inspect(&folder).map_err(|error| Error::Refused { model: shown.clone(), reason: error.to_string() })
                 }
             };
             let checked = made.and_then(|manifest| {
@@ -204,13 +210,14 @@ impl Puller {
                     let folder = store.disk().install(&partial, &manifest)?;
                     store.add_own(manifest, folder)
                 }
-                Err(error) => {
+                Err(Error::Refused { reason, .. }) => {
                     partial.delete();
-                    Err(error)
+                    Err(Error::Refused { model: shown, reason })
                 }
+                Err(error) => Err(error),
             }
         });
-        finished.await.unwrap_or_else(|_| Err(Error::crashed("it")))
+        finished.await.unwrap_or(Err(crashed))
     }
 
     /// The files of a revision that a model needs, by the Hub's own list.
@@ -293,7 +300,7 @@ impl Puller {
         let manifest = read.await.unwrap_or_else(|_| Err(Error::crashed(&shown)))?;
         let bytes = manifest.total_bytes();
         progress.send_modify(|progress| progress.bytes_total = bytes);
-        self.make_room(&shown, bytes).await?;
+        let _room = self.make_room(&shown, bytes).await?;
         let partial = self.store.disk().partial(&format!("folder:{shown} {}", manifest.id())).await?;
         for file in &manifest.files {
             progress.send_modify(|progress| progress.file.clone_from(&file.path));
@@ -302,13 +309,15 @@ impl Puller {
             partial.complete(&part, &file.path)?;
             progress.send_modify(|progress| progress.bytes_done += copied);
         }
-        self.finish(partial, Some(manifest), |_| unreachable!("the manifest is known")).await
+        self.finish(shown, partial, Some(manifest), |_| unreachable!("the manifest is known")).await
     }
 
-    /// Evicts models until so many bytes fit into the quota and onto the disk.
-    async fn make_room(&self, model: &str, bytes: u64) -> Result<(), Error> {
+    /// Evicts models until so many bytes fit into the quota and onto the disk, beside what else is on its way.
+    async fn make_room(&self, model: &str, bytes: u64) -> Result<Room, Error> {
         let store = Arc::clone(&self.store);
         let (model, quota_bytes) = (model.to_owned(), self.quota_bytes);
+        let room = Room { taken: Arc::clone(&self.taken), bytes };
+        let bytes = self.taken.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         let made = tokio::task::spawn_blocking(move || {
             let mut kept: Vec<String> = Vec::new();
             loop {
@@ -331,7 +340,7 @@ impl Puller {
                 }
             }
         });
-        made.await.unwrap_or_else(|_| Err(Error::crashed("the cache")))
+        made.await.unwrap_or_else(|_| Err(Error::crashed("the cache"))).map(|()| room)
     }
 }
 
@@ -366,6 +375,18 @@ fn plan_of(
 
 fn parse(address: &str) -> Result<Url, Error> {
     Url::parse(address).map_err(|error| Error::source_failed(address, error))
+}
+
+/// Room that a model on its way has taken.
+struct Room {
+    taken: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// The entry of a fetch under way.
