@@ -131,6 +131,8 @@ pub(crate) async fn a_declined_offer_costs_no_try(in_memory: bool) {
     let offer = first.offer().await;
     let mut second = Node::connect(&world, Says::has(2, &["m@1"])).await;
     let decline = Decline { attempt: offer.attempt, reason: DeclineReason::NoMemory, detail: String::new() };
+    // It takes nothing more: after a moment it might get the task again.
+    first.send(Frame::Heartbeat(Heartbeat { slots: 0, ..Heartbeat::default() })).await;
     first.send(Frame::Decline(decline)).await;
     world.until(&id, "/failure/code", "out_of_memory").await;
     world.pass(1_000);
