@@ -172,7 +172,12 @@ impl Partial {
     /// Gives a file that grew, and was checked, its place.
     pub(super) fn complete(&self, part: &Path, path: &str) -> Result<(), Error> {
         let at = |error: std::io::Error| Error::io(part, &error);
-        File::options().write(true).open(part).and_then(|file| file.sync_all()).map_err(at)?;
+        let file = File::options().write(true).open(part).map_err(at)?;
+        file.sync_all().map_err(at)?;
+        // Weights are mapped into memory: nobody is to write into them by accident.
+        let mut permissions = file.metadata().map_err(at)?.permissions();
+        permissions.set_readonly(true);
+        file.set_permissions(permissions).map_err(at)?;
         let target = self.model().join(path);
         let parent = target.parent().expect("a file in a folder has a parent");
         std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, &error))?;

@@ -325,9 +325,11 @@ async fn damage_on_disk_is_found() {
     pull(&handle).await.unwrap();
     handle.verify("tiny-bert").await.unwrap();
     let weights = handle.get("tiny-bert").await.unwrap().folder.join("model.safetensors");
+    assert!(weights.metadata().unwrap().permissions().readonly());
     let mut content = std::fs::read(&weights).unwrap();
     let last = content.len() - 1;
     content[last] ^= 1;
+    std::fs::remove_file(&weights).unwrap(); // it is read-only
     std::fs::write(&weights, content).unwrap();
     assert_eq!(handle.verify("tiny-bert").await.unwrap_err().code(), Code::ModelRefused);
 }
