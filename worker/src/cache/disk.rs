@@ -138,7 +138,12 @@ impl Disk {
 
     /// Deletes a model's folder, unless another process uses it.
     pub(super) fn delete(&self, manifest: &Manifest, held: &File) -> Result<(), Error> {
+        // One who deletes at a time: a refused attempt lets go of the shared lock, and has to take it again unseen.
+        let at = |error: std::io::Error| Error::io(&self.root.join("locks"), &error);
+        let deleting = self.lock_file("deleting")?;
+        deleting.lock().map_err(at)?;
         if held.try_lock().is_err() {
+            held.lock_shared().map_err(at)?;
             return Err(Error::Busy { model: manifest.id(), reason: "another process has it at hand" });
         }
         let folder = self.folder(manifest);
@@ -172,16 +177,15 @@ impl Partial {
     /// Gives a file that grew, and was checked, its place.
     pub(super) fn complete(&self, part: &Path, path: &str) -> Result<(), Error> {
         let at = |error: std::io::Error| Error::io(part, &error);
-        let file = File::options().write(true).open(part).map_err(at)?;
-        file.sync_all().map_err(at)?;
-        // Weights are mapped into memory: nobody is to write into them by accident.
-        let mut permissions = file.metadata().map_err(at)?.permissions();
-        permissions.set_readonly(true);
-        file.set_permissions(permissions).map_err(at)?;
+        File::options().write(true).open(part).and_then(|file| file.sync_all()).map_err(at)?;
         let target = self.model().join(path);
         let parent = target.parent().expect("a file in a folder has a parent");
         std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, &error))?;
         std::fs::rename(part, &target).map_err(at)?;
+        // Weights are mapped into memory: nobody is to write into them by accident.
+        let mut permissions = target.metadata().map_err(at)?.permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(&target, permissions).map_err(at)?;
         sync_folder(parent);
         forget(part);
         Ok(())

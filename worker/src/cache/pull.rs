@@ -10,6 +10,7 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Repo, RepoType};
 use models::{Manifest, load, manifest};
 use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, watch};
 use url::Url;
 
@@ -305,7 +306,7 @@ impl Puller {
         for file in &manifest.files {
             progress.send_modify(|progress| progress.file.clone_from(&file.path));
             let (from, part): (PathBuf, PathBuf) = (folder.join(&file.path), partial.part(&file.path));
-            let copied = tokio::fs::copy(&from, &part).await.map_err(|error| Error::io(&from, &error))?;
+            let copied = copy_content(&from, &part).await.map_err(|error| Error::io(&from, &error))?;
             partial.complete(&part, &file.path)?;
             progress.send_modify(|progress| progress.bytes_done += copied);
         }
@@ -352,6 +353,14 @@ fn hub_api(hub: &config::Hub) -> Result<Api, ApiError> {
         None => builder,
     }
     .build()
+}
+
+/// Copies what is in a file, and not who may write it.
+async fn copy_content(from: &Path, to: &Path) -> std::io::Result<u64> {
+    let (mut from, mut to) = (tokio::fs::File::open(from).await?, tokio::fs::File::create(to).await?);
+    let copied = tokio::io::copy(&mut from, &mut to).await?;
+    to.flush().await?;
+    Ok(copied)
 }
 
 fn plan_of(
