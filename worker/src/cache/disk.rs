@@ -22,6 +22,9 @@ const LOCK_EVERY: Duration = Duration::from_millis(100);
 /// Unfinished downloads that nobody went on with for so long are deleted.
 const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
+/// Names of folders that are being deleted begin so.
+const GONE: &str = "gone-";
+
 /// The folder.
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
@@ -48,7 +51,7 @@ impl Disk {
             let key = partial.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let age = partial.metadata().and_then(|data| data.modified()).ok().and_then(|at| at.elapsed().ok());
             let is_free = || disk.lock_file(&key).is_ok_and(|lock| lock.try_lock().is_ok());
-            if age.is_some_and(|age| age > PARTIAL_KEPT) && is_free() {
+            if key.starts_with(GONE) || (age.is_some_and(|age| age > PARTIAL_KEPT) && is_free()) {
                 let _ = std::fs::remove_dir_all(partial);
             }
         }
@@ -148,9 +151,9 @@ impl Disk {
         }
         let folder = self.folder(manifest);
         // Renamed first, so that no one finds half of it.
-        let gone = self.root.join("partial").join(format!("gone-{}", uuid::Uuid::now_v7()));
+        let gone = self.root.join("partial").join(format!("{GONE}{}", uuid::Uuid::now_v7()));
         std::fs::rename(&folder, &gone).map_err(|error| Error::io(&folder, &error))?;
-        std::fs::remove_dir_all(&gone).map_err(|error| Error::io(&gone, &error))?;
+        let _ = std::fs::remove_dir_all(&gone); // what is left of it goes at the next start
         let _ = std::fs::remove_dir(folder.parent().expect("a version lies in its model's folder")); // when it was the last
         Ok(())
     }
