@@ -339,8 +339,8 @@ pub(crate) enum Models {
 /// A coordinator, as a place for models.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Grid {
-    /// The coordinator whose registry is meant.
-    #[arg(long, value_name = "URL", env = "NEUROGRID_COORDINATOR")]
+    /// The coordinator whose registry is meant. Only as a flag: a worker's settings must not turn a copy into an upload.
+    #[arg(long, value_name = "URL")]
     pub(crate) coordinator: Option<String>,
     /// The coordinator's key.
     #[arg(long, value_name = "KEY", env = "NEUROGRID_API_KEY", hide_env_values = true)]

@@ -112,9 +112,8 @@ impl Disk {
         self.root.join("models").join(&manifest.name).join(&manifest.version)
     }
 
-    /// Gives a complete download its name. One with the same files that is there already stays.
+    /// Gives a complete download, its manifest beside the files, its name. One with the same files that is there already stays.
     pub(super) fn install(&self, partial: &Partial, manifest: &Manifest) -> Result<PathBuf, Error> {
-        write(&partial.model().join(models::manifest::FILE_NAME), manifest.to_json().as_bytes())?;
         sync_folder(&partial.model());
         let folder = self.folder(manifest);
         let parent = folder.parent().expect("a version lies in its model's folder");
