@@ -10,14 +10,19 @@
 
 #![warn(missing_docs)]
 
+pub mod attention;
 pub mod gelu;
 pub mod launch;
 pub mod layer_norm;
+pub mod linear;
 pub mod mean_pool;
+pub mod sequences;
 pub mod testing;
 
+pub use attention::attention;
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
+pub use linear::linear;
 pub use mean_pool::mean_pool;
 
 /// One line of the op table: an op and the backends that it is written for.
@@ -33,8 +38,10 @@ pub struct Op {
 /// Every op, by name, with the backends that it is written for. One op a line: `cargo xtask tidy` reads it.
 #[rustfmt::skip]
 pub const OPS: &[Op] = &[
+    Op { name: "attention", backends: &["cpu", "simd"] },
     Op { name: "gelu", backends: &["cpu", "simd", "cuda"] },
     Op { name: "layer_norm", backends: &["cpu", "simd", "cuda"] },
+    Op { name: "linear", backends: &["cpu", "simd"] },
     Op { name: "mean_pool", backends: &["cpu", "simd", "cuda"] },
 ];
 

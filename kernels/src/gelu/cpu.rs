@@ -19,7 +19,7 @@ pub fn gelu(x: &mut [f32], bias: Option<&[f32]>) -> Result<(), Error> {
 }
 
 /// `u · Φ(u)`, and its limit −0 for −∞.
-pub(super) fn point(u: f64) -> f64 {
+pub(crate) fn point(u: f64) -> f64 {
     if u == f64::NEG_INFINITY { -0.0 } else { u * 0.5 * erfc(-u / std::f64::consts::SQRT_2) }
 }
 

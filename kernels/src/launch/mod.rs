@@ -4,10 +4,14 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+pub mod aligned;
+pub mod columns;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub(crate) mod lanes;
+pub(crate) mod math;
 pub mod probe;
+pub(crate) mod tile;
 
 /// An instruction set that the vector code can use. Later ones are preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +21,7 @@ pub enum Isa {
     Scalar = 1,
     /// aarch64 with NEON (every aarch64 has it): 4 f32 lanes.
     Neon,
-    /// x86-64 with AVX2 and FMA: 8 f32 lanes.
+    /// x86-64 with AVX2, FMA and F16C: 8 f32 lanes.
     Avx2Fma,
     /// x86-64 with AVX-512 F, BW, DQ and VL: 16 f32 lanes.
     Avx512,
@@ -47,6 +51,15 @@ impl Isa {
     /// All of them, from the least to the most preferred.
     pub const ALL: &[Isa] = &[Isa::Scalar, Isa::Neon, Isa::Avx2Fma, Isa::Avx512, Isa::Avx512Vnni];
 
+    /// How many f32 a vector holds.
+    pub(crate) const fn width(self) -> usize {
+        match self {
+            Isa::Scalar | Isa::Neon => 4,
+            Isa::Avx2Fma => 8,
+            Isa::Avx512 | Isa::Avx512Vnni => 16,
+        }
+    }
+
     /// The name that operators read and write: `avx512`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -63,7 +76,9 @@ impl Isa {
         match self {
             Isa::Scalar => true,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2Fma => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx2Fma => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 Isa::Avx2Fma.is_available()

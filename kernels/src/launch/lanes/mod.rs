@@ -4,6 +4,8 @@
 //! A value that implements [`Lanes`] is a proof that the CPU has its instructions: only [`run`] makes the ones that need
 //! proof, after asking. So the ops hold no unsafe code.
 
+use half::{bf16, f16};
+
 use super::Isa;
 
 #[cfg(target_arch = "aarch64")]
@@ -23,6 +25,8 @@ pub(crate) trait Lanes: Copy {
     type V: Copy;
     /// How many f32 a vector holds.
     const WIDTH: usize;
+    /// Rows of a matrix tile of two vectors: as many as leave registers for two vectors of the other operand and one splat.
+    const TILE_ROWS: usize;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;
@@ -30,6 +34,20 @@ pub(crate) trait Lanes: Copy {
     fn load(self, from: &[f32]) -> Self::V;
     /// Writes the first `WIDTH` elements; panics when there is no room.
     fn store(self, v: Self::V, to: &mut [f32]);
+    /// `WIDTH` elements.
+    ///
+    /// # Safety
+    /// They can be read.
+    unsafe fn load_at(self, from: *const f32) -> Self::V;
+    /// Writes `WIDTH` elements.
+    ///
+    /// # Safety
+    /// They can be written, by nobody else at the same time.
+    unsafe fn store_at(self, v: Self::V, to: *mut f32);
+    /// The first `WIDTH` elements, widened; panics when there are fewer.
+    fn load_f16(self, from: &[f16]) -> Self::V;
+    /// The first `WIDTH` elements, widened; panics when there are fewer.
+    fn load_bf16(self, from: &[bf16]) -> Self::V;
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`
@@ -46,8 +64,14 @@ pub(crate) trait Lanes: Copy {
     fn max(self, bound: Self::V, value: Self::V) -> Self::V;
     /// `|v|`
     fn abs(self, v: Self::V) -> Self::V;
+    /// The nearest whole numbers, those in the middle to even. Only for magnitudes below 2³¹.
+    fn round(self, v: Self::V) -> Self::V;
+    /// `2ⁿ` for whole numbers from −126 to 127, 0 for −127, infinity for 128. What NaN gives is not said.
+    fn exp2(self, n: Self::V) -> Self::V;
     /// The sum of all lanes, added in pairs.
     fn sum(self, v: Self::V) -> f32;
+    /// The largest lane. What a NaN among them gives is not said.
+    fn largest(self, v: Self::V) -> f32;
 
     /// Fewer than `WIDTH` elements, with zeros behind them.
     #[inline(always)]
@@ -131,6 +155,24 @@ mod tests {
             assert_eq!(lanes(l.max(two, v)), expect(&|i| i.max(2.0)));
             assert_eq!(lanes(l.abs(l.sub(two, v))), expect(&|i| (2.0 - i).abs()));
             assert_eq!(l.sum(v), expect(&|i| i).iter().sum::<f32>());
+            assert_eq!(l.largest(v), (L::WIDTH - 1) as f32);
+            assert_eq!(l.largest(l.sub(two, v)), 2.0);
+            assert_eq!(lanes(l.round(l.mul(v, l.splat(-0.5)))), expect(&|i| (i * -0.5).round_ties_even()));
+            assert_eq!(
+                lanes(l.exp2(l.sub(v, l.splat(127.0)))),
+                expect(&|i| if i == 0.0 { 0.0 } else { (i - 127.0).exp2() })
+            );
+            assert_eq!(lanes(l.exp2(l.sub(l.splat(127.0), v))), expect(&|i| (127.0 - i).exp2()));
+            let halves: Vec<f16> = ramp.iter().map(|x| f16::from_f32(x * 0.25)).collect();
+            assert_eq!(lanes(l.load_f16(&halves)), expect(&|i| i * 0.25));
+            let halves: Vec<bf16> = ramp.iter().map(|x| bf16::from_f32(x * -0.25)).collect();
+            assert_eq!(lanes(l.load_bf16(&halves)), expect(&|i| i * -0.25));
+            // SAFETY: the ramp and the buffer hold WIDTH elements.
+            unsafe {
+                let mut out = vec![0.0_f32; L::WIDTH];
+                l.store_at(l.load_at(ramp.as_ptr()), out.as_mut_ptr());
+                assert_eq!(out, ramp);
+            }
             let nan = l.splat(f32::NAN);
             assert!(lanes(l.min(two, nan)).iter().all(|x| x.is_nan()));
             assert!(lanes(l.max(two, nan)).iter().all(|x| x.is_nan()));

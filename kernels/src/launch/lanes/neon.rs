@@ -2,6 +2,8 @@
 
 use std::arch::aarch64::*;
 
+use half::{bf16, f16};
+
 use super::{Kernel, Lanes};
 
 /// The proof that the CPU has NEON. Made only by [`run_neon`].
@@ -28,6 +30,7 @@ macro_rules! instructions {
 impl Lanes for Neon {
     type V = float32x4_t;
     const WIDTH: usize = 4;
+    const TILE_ROWS: usize = 12;
 
     instructions! {
         add(a, b) = vaddq_f32;
@@ -38,6 +41,7 @@ impl Lanes for Neon {
         min(bound, value) = vminq_f32;
         max(bound, value) = vmaxq_f32;
         abs(v) = vabsq_f32;
+        round(v) = vrndnq_f32;
     }
 
     #[inline(always)]
@@ -64,6 +68,40 @@ impl Lanes for Neon {
         let to = &mut to[..Self::WIDTH];
         // SAFETY: `self` proves NEON; the slice holds the 4 elements that are written.
         unsafe { vst1q_f32(to.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> float32x4_t {
+        // SAFETY: `self` proves NEON; the caller vouches for the elements.
+        unsafe { vld1q_f32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_at(self, v: float32x4_t, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { vst1q_f32(to, v) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16]) -> float32x4_t {
+        self.load(&[from[0].to_f32(), from[1].to_f32(), from[2].to_f32(), from[3].to_f32()])
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16]) -> float32x4_t {
+        self.load(&[from[0].to_f32(), from[1].to_f32(), from[2].to_f32(), from[3].to_f32()])
+    }
+
+    #[inline(always)]
+    fn exp2(self, n: float32x4_t) -> float32x4_t {
+        // SAFETY: `self` proves NEON. The biased exponent of 2ⁿ is n + 127.
+        unsafe { vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)))) }
+    }
+
+    #[inline(always)]
+    fn largest(self, v: float32x4_t) -> f32 {
+        // SAFETY: `self` proves NEON.
+        unsafe { vmaxvq_f32(v) }
     }
 
     #[inline(always)]

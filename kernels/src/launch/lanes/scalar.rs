@@ -3,6 +3,8 @@
 
 use std::array::from_fn;
 
+use half::{bf16, f16};
+
 use super::Lanes;
 
 /// `N` lanes in an array.
@@ -12,6 +14,7 @@ pub(crate) struct Scalar<const N: usize>;
 impl<const N: usize> Lanes for Scalar<N> {
     type V = [f32; N];
     const WIDTH: usize = N;
+    const TILE_ROWS: usize = 4;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -68,6 +71,50 @@ impl<const N: usize> Lanes for Scalar<N> {
     #[inline(always)]
     fn abs(self, v: Self::V) -> Self::V {
         from_fn(|i| v[i].abs())
+    }
+
+    #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> Self::V {
+        // SAFETY: the caller vouches for the elements.
+        from_fn(|i| unsafe { *from.add(i) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_at(self, v: Self::V, to: *mut f32) {
+        for (i, x) in v.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { *to.add(i) = x }
+        }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16]) -> Self::V {
+        let from = &from[..N];
+        from_fn(|i| from[i].to_f32())
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16]) -> Self::V {
+        let from = &from[..N];
+        from_fn(|i| from[i].to_f32())
+    }
+
+    // Adding and taking away 1.5 · 2²³ leaves no room for a fraction. Not `round_ties_even`: without SSE4.1 that is a
+    // library call per lane.
+    #[inline(always)]
+    fn round(self, v: Self::V) -> Self::V {
+        const FRACTIONLESS: f32 = 12_582_912.0;
+        from_fn(|i| if v[i].abs() < 4_194_304.0 { (v[i] + FRACTIONLESS) - FRACTIONLESS } else { v[i] })
+    }
+
+    #[inline(always)]
+    fn exp2(self, n: Self::V) -> Self::V {
+        from_fn(|i| f32::from_bits(((n[i] as i32).wrapping_add(127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    fn largest(self, v: Self::V) -> f32 {
+        v.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 
     #[inline(always)]

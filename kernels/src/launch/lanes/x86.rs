@@ -3,9 +3,11 @@
 
 use std::arch::x86_64::*;
 
+use half::{bf16, f16};
+
 use super::{Kernel, Lanes};
 
-/// The proof that the CPU has AVX2 and FMA. Made only by [`run_avx2`].
+/// The proof that the CPU has AVX2, FMA and F16C. Made only by [`run_avx2`].
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
@@ -13,14 +15,14 @@ pub(super) struct Avx2(());
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
-/// Runs the kernel with AVX2 and FMA switched on.
-#[target_feature(enable = "avx2,fma")]
+/// Runs the kernel with AVX2, FMA and F16C switched on.
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
 /// Runs the kernel with AVX-512 switched on.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
@@ -39,6 +41,7 @@ macro_rules! instructions {
 impl Lanes for Avx2 {
     type V = __m256;
     const WIDTH: usize = 8;
+    const TILE_ROWS: usize = 6;
 
     instructions! {
         add(a, b) = _mm256_add_ps;
@@ -78,6 +81,60 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> __m256 {
+        // SAFETY: `self` proves the instructions; the caller vouches for the elements.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_at(self, v: __m256, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16]) -> __m256 {
+        let from = &from[..Self::WIDTH];
+        // SAFETY: `self` proves F16C; the slice holds the elements that are read.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16]) -> __m256 {
+        let from = &from[..Self::WIDTH];
+        // SAFETY: `self` proves the instructions; the slice holds the elements that are read. A bf16 is the upper half of an f32.
+        unsafe {
+            let whole = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(whole))
+        }
+    }
+
+    #[inline(always)]
+    fn round(self, v: __m256) -> __m256 {
+        // SAFETY: `self` proves the instructions.
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+    }
+
+    #[inline(always)]
+    fn exp2(self, n: __m256) -> __m256 {
+        // SAFETY: `self` proves the instructions. The biased exponent of 2ⁿ is n + 127.
+        unsafe {
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        }
+    }
+
+    #[inline(always)]
+    fn largest(self, v: __m256) -> f32 {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+
+    #[inline(always)]
     fn sum(self, v: __m256) -> f32 {
         // SAFETY: `self` proves AVX2.
         unsafe {
@@ -91,6 +148,7 @@ impl Lanes for Avx2 {
 impl Lanes for Avx512 {
     type V = __m512;
     const WIDTH: usize = 16;
+    const TILE_ROWS: usize = 12;
 
     instructions! {
         add(a, b) = _mm512_add_ps;
@@ -122,6 +180,56 @@ impl Lanes for Avx512 {
         let to = &mut to[..Self::WIDTH];
         // SAFETY: `self` proves AVX-512; the slice holds the 16 elements that are written, and needs no alignment.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> __m512 {
+        // SAFETY: `self` proves the instructions; the caller vouches for the elements.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_at(self, v: __m512, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16]) -> __m512 {
+        let from = &from[..Self::WIDTH];
+        // SAFETY: `self` proves F16C; the slice holds the elements that are read.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16]) -> __m512 {
+        let from = &from[..Self::WIDTH];
+        // SAFETY: `self` proves the instructions; the slice holds the elements that are read. A bf16 is the upper half of an f32.
+        unsafe {
+            let whole = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(whole))
+        }
+    }
+
+    #[inline(always)]
+    fn round(self, v: __m512) -> __m512 {
+        // SAFETY: `self` proves the instructions.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+    }
+
+    #[inline(always)]
+    fn exp2(self, n: __m512) -> __m512 {
+        // SAFETY: `self` proves the instructions. The biased exponent of 2ⁿ is n + 127.
+        unsafe {
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        }
+    }
+
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        // SAFETY: `self` proves the instructions.
+        unsafe { _mm512_reduce_max_ps(v) }
     }
 
     #[inline(always)]

@@ -1,0 +1,110 @@
+//! The innermost loop of every matrix product: a few rows of one operand times a packed panel of the other. Addresses come
+//! in, a block of the product is written. Never a choice of block sizes: the ops make those.
+
+use super::Isa;
+use super::lanes::{self, Kernel, Lanes};
+
+/// Vectors side by side in a panel.
+const PANEL_VECTORS: usize = 2;
+
+/// How many columns a panel has on an instruction set.
+pub(crate) const fn panel_width(isa: Isa) -> usize {
+    PANEL_VECTORS * isa.width()
+}
+
+/// `c = a · b`, or `c += a · b`.
+///
+/// `a`: `[rows, k]`, a row `a_stride` elements behind the one before it; `b`: `[k, panel_width]`, contiguous; `c`:
+/// `[rows, panel_width]`, a row `c_stride` elements behind the one before it. Each element is summed in the order of `k`.
+#[derive(Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) a: *const f32,
+    pub(crate) a_stride: usize,
+    pub(crate) rows: usize,
+    pub(crate) b: *const f32,
+    pub(crate) k: usize,
+    pub(crate) c: *mut f32,
+    pub(crate) c_stride: usize,
+    pub(crate) accumulate: bool,
+}
+
+impl Block {
+    /// Computes it.
+    ///
+    /// # Safety
+    /// All of `a` and `b` can be read, and all of `c` can be read and written by nobody else, with the panel width of `isa`.
+    pub(crate) unsafe fn run(self, isa: Isa) {
+        lanes::run(isa, Promised(self));
+    }
+}
+
+/// A block whose addresses somebody has vouched for.
+struct Promised(Block);
+
+impl Kernel for Promised {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let block = self.0;
+        // As even as possible: of 7 rows, 4 and 3 keep more sums in flight than 6 and 1.
+        let tiles = block.rows.div_ceil(L::TILE_ROWS);
+        let mut first = 0;
+        for index in 0..tiles {
+            let rows = (block.rows - first).div_ceil(tiles - index);
+            // SAFETY: rows first..first + rows of what `Block::run` was promised.
+            unsafe {
+                let a = block.a.add(first * block.a_stride);
+                let c = block.c.add(first * block.c_stride);
+                match rows {
+                    1 => block.tile::<L, 1>(l, a, c),
+                    2 => block.tile::<L, 2>(l, a, c),
+                    3 => block.tile::<L, 3>(l, a, c),
+                    4 => block.tile::<L, 4>(l, a, c),
+                    5 if L::TILE_ROWS >= 5 => block.tile::<L, 5>(l, a, c),
+                    6 if L::TILE_ROWS >= 6 => block.tile::<L, 6>(l, a, c),
+                    7 if L::TILE_ROWS >= 7 => block.tile::<L, 7>(l, a, c),
+                    8 if L::TILE_ROWS >= 8 => block.tile::<L, 8>(l, a, c),
+                    9 if L::TILE_ROWS >= 9 => block.tile::<L, 9>(l, a, c),
+                    10 if L::TILE_ROWS >= 10 => block.tile::<L, 10>(l, a, c),
+                    11 if L::TILE_ROWS >= 11 => block.tile::<L, 11>(l, a, c),
+                    12 if L::TILE_ROWS >= 12 => block.tile::<L, 12>(l, a, c),
+                    _ => unreachable!("a tile has at most TILE_ROWS rows"),
+                }
+            }
+            first += rows;
+        }
+    }
+}
+
+impl Block {
+    /// # Safety
+    /// As [`Block::run`], for `ROWS` rows from `a` and `c` on.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, const ROWS: usize>(&self, l: L, a: *const f32, c: *mut f32) {
+        let mut sums = [[l.splat(0.0); PANEL_VECTORS]; ROWS];
+        let mut b = self.b;
+        for p in 0..self.k {
+            // SAFETY: element p of every row of `a`, and row p of `b`.
+            unsafe {
+                let (b0, b1) = (l.load_at(b), l.load_at(b.add(L::WIDTH)));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = l.splat(*a.add(row * self.a_stride + p));
+                    sums[0] = l.mul_add(x, b0, sums[0]);
+                    sums[1] = l.mul_add(x, b1, sums[1]);
+                }
+                b = b.add(PANEL_VECTORS * L::WIDTH);
+            }
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            for (vector, sum) in sums.iter().enumerate() {
+                // SAFETY: inside row `row` of `c`.
+                unsafe {
+                    let c = c.add(row * self.c_stride + vector * L::WIDTH);
+                    let sum = if self.accumulate { l.add(l.load_at(c), *sum) } else { *sum };
+                    l.store_at(sum, c);
+                }
+            }
+        }
+    }
+}

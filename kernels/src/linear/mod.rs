@@ -1,0 +1,203 @@
+//! The dense layer: rows times weights that were packed once, with what follows it done while the result is in the cache.
+//! Rows come in, rows or some of their columns go out. Never a gradient, never weights in another order than the packing's.
+//!
+//! For each row `x` and each output `j`, with `f` the [`Activation`]:
+//!
+//! ```text
+//! y_j = f(Σ_p x_p · w_jp + bias_j) + residual_j
+//! ```
+//!
+//! Sums are f32, in the order of `p` within blocks of some hundred, which are then added: a row's result is the same to the
+//! last bit whatever other rows are there. Weights are computed with as they are stored: f16 and bf16 are widened, never rounded again.
+//!
+//! # Source
+//! The blocking is that of Goto, van de Geijn: Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008, with
+//! the roles of the operands exchanged: the weights are the operand that is packed, and they are packed once.
+
+use std::ops::Range;
+
+use crate::launch::columns::Columns;
+use crate::launch::lanes::Lanes;
+use crate::launch::math;
+
+pub mod cpu;
+mod pack;
+mod simd;
+#[cfg(test)]
+mod tests;
+
+pub use pack::{Packed, Part, Stored};
+
+/// What is done to a sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `x · Φ(x)`, see [`crate::gelu`].
+    Gelu,
+    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`: Hendrycks, Gimpel, arXiv:1606.08415, section 2.
+    GeluTanh,
+    /// `x / (1 + e^(−x))`: Elfwing et al., arXiv:1702.03118.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `tanh x`, as the poolers of classifiers have it.
+    Tanh,
+}
+
+impl Activation {
+    /// On one vector.
+    #[inline(always)]
+    pub(crate) fn vector<L: Lanes>(self, l: L, x: L::V) -> L::V {
+        match self {
+            Self::None => x,
+            Self::Gelu => math::gelu(l, x),
+            Self::GeluTanh => math::gelu_tanh(l, x),
+            Self::Silu => math::silu(l, x),
+            Self::Relu => l.max(l.splat(0.0), x),
+            Self::Tanh => math::tanh(l, x),
+        }
+    }
+
+    /// As the formula says it.
+    pub(crate) fn exact(self, x: f64) -> f64 {
+        match self {
+            Self::None => x,
+            Self::Gelu => crate::gelu::cpu::point(x),
+            Self::GeluTanh => {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                // The same as with tanh, but without the cancellation of 1 and tanh for negative x.
+                x / (1.0 + (-2.0 * inner).exp())
+            }
+            Self::Silu => x / (1.0 + (-x).exp()),
+            Self::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            }
+            Self::Tanh => x.tanh(),
+        }
+    }
+}
+
+/// What follows the product.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epilogue<'a> {
+    /// `bias: [n]`, added before the activation.
+    pub bias: Option<&'a [f32]>,
+    /// Done to the sum.
+    pub activation: Activation,
+    /// `residual: [m, n]`, added after the activation.
+    pub residual: Option<&'a [f32]>,
+}
+
+/// Why a call was refused. Nothing has been written then.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// Weights of no size.
+    #[error("linear: weights of {outputs} outputs and {inputs} inputs; both must be at least 1")]
+    Empty {
+        /// Rows of the weights.
+        outputs: usize,
+        /// Columns of the weights.
+        inputs: usize,
+    },
+    /// A part of the weights is not whole rows.
+    #[error("linear: {bytes} bytes of weights are not rows of {inputs} inputs in {stored:?}")]
+    Weights {
+        /// Its length.
+        bytes: usize,
+        /// Elements of a row.
+        inputs: usize,
+        /// The type of an element.
+        stored: Stored,
+    },
+    /// The input is not whole rows.
+    #[error("linear: the input has {elements} elements, which are not rows of {inputs}")]
+    Input {
+        /// How many it has.
+        elements: usize,
+        /// Elements of a row.
+        inputs: usize,
+    },
+    /// Bias, residual or output do not fit.
+    #[error("linear: {what} has {found} elements, {wanted} are needed")]
+    Length {
+        /// `bias`, `residual` or `output`.
+        what: &'static str,
+        /// How many it has.
+        found: usize,
+        /// How many it needs.
+        wanted: usize,
+    },
+    /// Panels that are not there.
+    #[error("linear: panels {first} to {end} are asked for of {panels}")]
+    Panels {
+        /// The first.
+        first: usize,
+        /// The one behind the last.
+        end: usize,
+        /// How many there are.
+        panels: usize,
+    },
+}
+
+/// `out = f(x · Wᵀ + bias) + residual`, on the instruction set that the weights were packed for.
+///
+/// # Shapes
+/// `x`: `[m, k]`, row-major, f32; `weights`: `[n, k]`; `bias`: `[n]`; `residual`, `out`: `[m, n]`. `m` may be 0.
+///
+/// # Errors
+/// [`Error`], when the lengths do not fit each other.
+pub fn linear(x: &[f32], weights: &Packed, epilogue: &Epilogue<'_>, out: &mut [f32]) -> Result<(), Error> {
+    let rows = check(x, weights, epilogue)?;
+    let wanted = rows * weights.outputs();
+    if out.len() != wanted {
+        return Err(Error::Length { what: "output", found: out.len(), wanted });
+    }
+    simd::run(x, weights, 0..weights.panels(), epilogue, Columns::whole(out, weights.outputs()));
+    Ok(())
+}
+
+/// [`linear`] for some panels of the outputs, so that threads can share one small product: `out` has the columns that
+/// [`Packed::columns`] names for them. Bias and residual are those of all outputs.
+///
+/// # Errors
+/// [`Error`], when the lengths do not fit each other.
+pub fn linear_columns(
+    x: &[f32],
+    weights: &Packed,
+    panels: Range<usize>,
+    epilogue: &Epilogue<'_>,
+    out: Columns<'_>,
+) -> Result<(), Error> {
+    let rows = check(x, weights, epilogue)?;
+    if panels.start > panels.end || panels.end > weights.panels() {
+        return Err(Error::Panels { first: panels.start, end: panels.end, panels: weights.panels() });
+    }
+    let wanted = rows * weights.columns(panels.clone()).len();
+    let found = out.rows() * out.width();
+    if found != wanted || (rows > 0 && out.rows() != rows) {
+        return Err(Error::Length { what: "output", found, wanted });
+    }
+    simd::run(x, weights, panels, epilogue, out);
+    Ok(())
+}
+
+/// Gives the number of rows.
+fn check(x: &[f32], weights: &Packed, epilogue: &Epilogue<'_>) -> Result<usize, Error> {
+    let (outputs, inputs) = (weights.outputs(), weights.inputs());
+    if !x.len().is_multiple_of(inputs) {
+        return Err(Error::Input { elements: x.len(), inputs });
+    }
+    let rows = x.len() / inputs;
+    for (what, slice, wanted) in [("bias", epilogue.bias, outputs), ("residual", epilogue.residual, rows * outputs)] {
+        if let Some(found) = slice.map(<[f32]>::len).filter(|found| *found != wanted) {
+            return Err(Error::Length { what, found, wanted });
+        }
+    }
+    Ok(rows)
+}

@@ -1,0 +1,201 @@
+//! Weights as the innermost loop reads them. Rows as a checkpoint stores them come in, panels go out: some outputs side by
+//! side, one input after the other, so that a panel is read from its first byte to its last. Never a change of a value.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use super::Error;
+use crate::launch::aligned::Aligned;
+use crate::launch::{self, Isa, tile};
+
+/// How an element of the weights is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// 32 bits, IEEE 754.
+    F32,
+    /// 16 bits, IEEE 754.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+}
+
+impl Stored {
+    /// Bytes of an element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// Rows of weights as a file holds them: `[rows, inputs]`, row-major, little-endian, at any address.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The elements.
+    pub bytes: &'a [u8],
+    /// Their type.
+    pub stored: Stored,
+}
+
+impl<'a> Part<'a> {
+    /// Of numbers that are at hand.
+    pub fn of_f32(values: &'a [f32]) -> Self {
+        // SAFETY: f32 has no padding, and any byte may be read as u8. On the little-endian CPUs that we run on these are the
+        // bytes that a file would hold.
+        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
+        Self { bytes, stored: Stored::F32 }
+    }
+
+    /// Element `index`.
+    #[inline]
+    fn get(&self, index: usize) -> f32 {
+        match self.stored {
+            Stored::F32 => f32::from_le_bytes(self.bytes[4 * index..][..4].try_into().expect("four bytes")),
+            Stored::F16 => self.half(index, f16::from_le_bytes).to_f32(),
+            Stored::Bf16 => self.half(index, bf16::from_le_bytes).to_f32(),
+        }
+    }
+
+    #[inline]
+    fn half<T>(&self, index: usize, of: impl Fn([u8; 2]) -> T) -> T {
+        of(self.bytes[2 * index..][..2].try_into().expect("two bytes"))
+    }
+}
+
+/// The panels, by the type that they are stored in.
+#[derive(Debug)]
+pub(super) enum Panels {
+    F32(Aligned),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+/// Weights `[n, k]`, packed for an instruction set.
+#[derive(Debug)]
+pub struct Packed {
+    outputs: usize,
+    inputs: usize,
+    isa: Isa,
+    pub(super) panels: Panels,
+}
+
+impl Packed {
+    /// Packs weights `[n, k]` for the instruction set that ops use now. Several parts of one `k`, such as queries, keys and
+    /// values, become one layer whose outputs lie side by side. Parts that are all of one 16-bit type stay in it; else they
+    /// become f32.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when a part is not whole rows, [`Error::Empty`] when there is no element.
+    pub fn new(parts: &[Part<'_>], inputs: usize) -> Result<Self, Error> {
+        Self::new_on(launch::isa(), parts, inputs)
+    }
+
+    pub(crate) fn new_on(isa: Isa, parts: &[Part<'_>], inputs: usize) -> Result<Self, Error> {
+        let mut outputs = 0;
+        for part in parts {
+            let row = inputs.max(1) * part.stored.bytes();
+            if !part.bytes.len().is_multiple_of(row) {
+                return Err(Error::Weights { bytes: part.bytes.len(), inputs, stored: part.stored });
+            }
+            outputs += part.bytes.len() / row;
+        }
+        if outputs == 0 || inputs == 0 {
+            return Err(Error::Empty { outputs, inputs });
+        }
+        let width = tile::panel_width(isa);
+        let len = outputs.next_multiple_of(width) * inputs;
+        let all = |stored| parts.iter().all(|part| part.stored == stored);
+        let panels = if all(Stored::F16) {
+            let mut panels = vec![f16::ZERO; len];
+            fill(&mut panels, parts, inputs, width, |part, index| part.half(index, f16::from_le_bytes));
+            Panels::F16(panels)
+        } else if all(Stored::Bf16) {
+            let mut panels = vec![bf16::ZERO; len];
+            fill(&mut panels, parts, inputs, width, |part, index| part.half(index, bf16::from_le_bytes));
+            Panels::Bf16(panels)
+        } else {
+            let mut panels = Aligned::zeros(len);
+            fill(&mut panels, parts, inputs, width, |part, index| part.get(index));
+            Panels::F32(panels)
+        };
+        Ok(Self { outputs, inputs, isa, panels })
+    }
+
+    /// `n`.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// `k`.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// What it was packed for.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Into how many panels the outputs are divided: the grain in which threads can share a product.
+    pub fn panels(&self) -> usize {
+        self.outputs.div_ceil(self.width())
+    }
+
+    /// The outputs that some panels hold.
+    pub fn columns(&self, panels: Range<usize>) -> Range<usize> {
+        let end = (panels.end * self.width()).min(self.outputs);
+        (panels.start * self.width()).min(end)..end
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        match &self.panels {
+            Panels::F32(panels) => size_of_val(&panels[..]),
+            Panels::F16(panels) => size_of_val(&panels[..]),
+            Panels::Bf16(panels) => size_of_val(&panels[..]),
+        }
+    }
+
+    /// Outputs of a panel.
+    pub(super) fn width(&self) -> usize {
+        tile::panel_width(self.isa)
+    }
+
+    /// The weight from input `p` to output `j`.
+    pub(super) fn get(&self, j: usize, p: usize) -> f32 {
+        let index = (j / self.width() * self.inputs + p) * self.width() + j % self.width();
+        match &self.panels {
+            Panels::F32(panels) => panels[index],
+            Panels::F16(panels) => panels[index].to_f32(),
+            Panels::Bf16(panels) => panels[index].to_f32(),
+        }
+    }
+}
+
+/// Inputs that are packed at a time: the rows of a panel are read side by side, and so many of each stay in the nearest cache.
+const INPUTS_AT_A_TIME: usize = 128;
+
+/// Writes every row of every part to its place. What is behind the last output stays as it is.
+fn fill<T>(
+    panels: &mut [T],
+    parts: &[Part<'_>],
+    inputs: usize,
+    width: usize,
+    get: impl for<'p> Fn(&Part<'p>, usize) -> T,
+) {
+    let rows = |part: &Part<'_>| part.bytes.len() / (inputs * part.stored.bytes());
+    let rows_of_all: Vec<(&Part<'_>, usize)> =
+        parts.iter().flat_map(|part| (0..rows(part)).map(move |r| (part, r))).collect();
+    for (panel, rows) in panels.chunks_exact_mut(inputs * width).zip(rows_of_all.chunks(width)) {
+        for first in (0..inputs).step_by(INPUTS_AT_A_TIME) {
+            let end = inputs.min(first + INPUTS_AT_A_TIME);
+            for (column, (part, row)) in rows.iter().enumerate() {
+                for p in first..end {
+                    panel[p * width + column] = get(part, row * inputs + p);
+                }
+            }
+        }
+    }
+}
