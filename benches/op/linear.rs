@@ -5,7 +5,8 @@
 use benches::op::{Bench, ROWS, Work, assert_parity, ours};
 use candle_core::{Device, Tensor};
 use kernels::launch::{self, Isa};
-use kernels::linear::{Activation, Epilogue, Packed, Part, cpu, linear};
+use kernels::linear::{Activation, Epilogue, Packed, cpu, linear};
+use kernels::stored::Values;
 use kernels::testing::{Tolerance, normal};
 
 fn main() {
@@ -35,7 +36,7 @@ fn shape(bench: &mut Bench, m: usize, k: usize, n: usize) {
     // The rows are independent: the first and the last speak for all.
     let parts: Vec<usize> = if m == 1 { vec![0] } else { vec![0, m - 1] };
     let mut expected = vec![vec![0.0; n]; parts.len()];
-    let packed = Packed::new(&[Part::of_f32(&weights)], k).expect("the lengths fit");
+    let packed = Packed::new(&[Values::of_f32(&weights)], k).expect("the lengths fit");
     for (row, expected) in parts.iter().zip(&mut expected) {
         cpu::linear(&x[row * k..(row + 1) * k], &packed, &epilogue, expected).expect("the lengths fit");
     }
@@ -47,7 +48,7 @@ fn shape(bench: &mut Bench, m: usize, k: usize, n: usize) {
 
     for isa in [launch::detect(), Isa::Scalar] {
         launch::force(Some(isa)).expect("it was detected");
-        let packed = Packed::new(&[Part::of_f32(&weights)], k).expect("the lengths fit");
+        let packed = Packed::new(&[Values::of_f32(&weights)], k).expect("the lengths fit");
         linear(&x, &packed, &epilogue, &mut y).expect("the lengths fit");
         check(isa.name(), &y);
         bench.time(&work, &ours(isa), || linear(&x, &packed, &epilogue, &mut y).expect("the lengths fit"));

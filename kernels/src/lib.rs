@@ -11,19 +11,28 @@
 #![warn(missing_docs)]
 
 pub mod attention;
+pub mod embed;
 pub mod gelu;
+pub mod glu;
 pub mod launch;
 pub mod layer_norm;
 pub mod linear;
 pub mod mean_pool;
+pub mod rms_norm;
+pub mod rotary;
 pub mod sequences;
+pub mod stored;
 pub mod testing;
 
 pub use attention::attention;
+pub use embed::embed;
 pub use gelu::gelu;
+pub use glu::glu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use mean_pool::mean_pool;
+pub use rms_norm::rms_norm;
+pub use rotary::rotary;
 
 /// One line of the op table: an op and the backends that it is written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +48,14 @@ pub struct Op {
 #[rustfmt::skip]
 pub const OPS: &[Op] = &[
     Op { name: "attention", backends: &["cpu", "simd"] },
+    Op { name: "embed", backends: &["cpu", "simd"] },
     Op { name: "gelu", backends: &["cpu", "simd", "cuda"] },
+    Op { name: "glu", backends: &["cpu", "simd"] },
     Op { name: "layer_norm", backends: &["cpu", "simd", "cuda"] },
     Op { name: "linear", backends: &["cpu", "simd"] },
     Op { name: "mean_pool", backends: &["cpu", "simd", "cuda"] },
+    Op { name: "rms_norm", backends: &["cpu", "simd"] },
+    Op { name: "rotary", backends: &["cpu", "simd"] },
 ];
 
 #[cfg(test)]

@@ -97,6 +97,29 @@ pub(crate) fn layer_norm_on(
     Ok(())
 }
 
+/// [`layer_norm`] without a residual, whose input is replaced by its output.
+///
+/// # Shapes
+/// `x`: `[rows, d]`, row-major, f32. `rows` may be 0.
+///
+/// # Errors
+/// [`Error`], when the lengths do not fit each other or eps is not positive.
+pub fn layer_norm_in_place(x: &mut [f32], params: &Params<'_>) -> Result<(), Error> {
+    layer_norm_in_place_on(launch::isa(), x, params)
+}
+
+/// [`layer_norm_in_place`] on an instruction set of the caller's choice.
+pub(crate) fn layer_norm_in_place_on(isa: Isa, x: &mut [f32], params: &Params<'_>) -> Result<(), Error> {
+    check_in_place(x, params)?;
+    launch::lanes::run(isa, simd::InPlace { x, params });
+    Ok(())
+}
+
+/// Whether `x` can be normalised.
+pub(crate) fn check_in_place(x: &[f32], params: &Params<'_>) -> Result<(), Error> {
+    check(x, None, params, x)
+}
+
 fn check(x: &[f32], residual: Option<&[f32]>, params: &Params<'_>, out: &[f32]) -> Result<(), Error> {
     let dim = params.weight.len();
     if dim == 0 {

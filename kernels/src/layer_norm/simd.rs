@@ -44,6 +44,29 @@ impl Kernel for LayerNorm<'_> {
     }
 }
 
+/// A call whose lengths have been checked, on rows that are replaced.
+pub(super) struct InPlace<'a> {
+    pub(super) x: &'a mut [f32],
+    pub(super) params: &'a Params<'a>,
+}
+
+impl Kernel for InPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        for row in self.x.chunks_exact_mut(self.params.weight.len()) {
+            let stats = Stats::of(l, row);
+            if stats.var.is_finite() {
+                scale_in_place(l, &stats, self.params, row);
+            } else {
+                let x = row.to_vec();
+                cpu::row(&x, None, self.params, row);
+            }
+        }
+    }
+}
+
 /// A row's moments. The mean is in two parts, `centre + rest`: `s − centre` loses nothing for an `s` near the mean.
 struct Stats {
     centre: f32,

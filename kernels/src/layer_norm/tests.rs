@@ -30,6 +30,12 @@ fn every_isa_agrees_with_the_oracle() {
             let residual = Some(residual.as_slice());
             both(case, residual, eps, |x, params, out| layer_norm_on(case.isa, x, residual, params, out).unwrap())
         });
+        suite(|case| {
+            both(case, None, eps, |x, params, out| {
+                out.copy_from_slice(x);
+                layer_norm_in_place_on(case.isa, out, params).unwrap();
+            })
+        });
     }
 }
 

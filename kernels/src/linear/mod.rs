@@ -19,6 +19,7 @@ use std::ops::Range;
 use crate::launch::columns::Columns;
 use crate::launch::lanes::Lanes;
 use crate::launch::math;
+use crate::stored::Stored;
 
 pub mod cpu;
 mod pack;
@@ -26,7 +27,7 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
-pub use pack::{Packed, Part, Stored};
+pub use pack::Packed;
 
 /// What is done to a sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,61 +8,7 @@ use half::{bf16, f16};
 use super::Error;
 use crate::launch::aligned::Aligned;
 use crate::launch::{self, Isa, tile};
-
-/// How an element of the weights is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// 32 bits, IEEE 754.
-    F32,
-    /// 16 bits, IEEE 754.
-    F16,
-    /// The upper half of an f32.
-    Bf16,
-}
-
-impl Stored {
-    /// Bytes of an element.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-}
-
-/// Rows of weights as a file holds them: `[rows, inputs]`, row-major, little-endian, at any address.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    /// The elements.
-    pub bytes: &'a [u8],
-    /// Their type.
-    pub stored: Stored,
-}
-
-impl<'a> Part<'a> {
-    /// Of numbers that are at hand.
-    pub fn of_f32(values: &'a [f32]) -> Self {
-        // SAFETY: f32 has no padding, and any byte may be read as u8. On the little-endian CPUs that we run on these are the
-        // bytes that a file would hold.
-        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
-        Self { bytes, stored: Stored::F32 }
-    }
-
-    /// Element `index`.
-    #[inline]
-    fn get(&self, index: usize) -> f32 {
-        match self.stored {
-            Stored::F32 => f32::from_le_bytes(self.bytes[4 * index..][..4].try_into().expect("four bytes")),
-            Stored::F16 => self.half(index, f16::from_le_bytes).to_f32(),
-            Stored::Bf16 => self.half(index, bf16::from_le_bytes).to_f32(),
-        }
-    }
-
-    #[inline]
-    fn half<T>(&self, index: usize, of: impl Fn([u8; 2]) -> T) -> T {
-        of(self.bytes[2 * index..][..2].try_into().expect("two bytes"))
-    }
-}
+use crate::stored::{Stored, Values};
 
 /// The panels, by the type that they are stored in.
 #[derive(Debug)]
@@ -88,11 +34,11 @@ impl Packed {
     ///
     /// # Errors
     /// [`Error::Weights`] when a part is not whole rows, [`Error::Empty`] when there is no element.
-    pub fn new(parts: &[Part<'_>], inputs: usize) -> Result<Self, Error> {
+    pub fn new(parts: &[Values<'_>], inputs: usize) -> Result<Self, Error> {
         Self::new_on(launch::isa(), parts, inputs)
     }
 
-    pub(crate) fn new_on(isa: Isa, parts: &[Part<'_>], inputs: usize) -> Result<Self, Error> {
+    pub(crate) fn new_on(isa: Isa, parts: &[Values<'_>], inputs: usize) -> Result<Self, Error> {
         let mut outputs = 0;
         for part in parts {
             let row = inputs.max(1) * part.stored.bytes();
@@ -180,13 +126,13 @@ const INPUTS_AT_A_TIME: usize = 128;
 /// Writes every row of every part to its place. What is behind the last output stays as it is.
 fn fill<T>(
     panels: &mut [T],
-    parts: &[Part<'_>],
+    parts: &[Values<'_>],
     inputs: usize,
     width: usize,
-    get: impl for<'p> Fn(&Part<'p>, usize) -> T,
+    get: impl for<'p> Fn(&Values<'p>, usize) -> T,
 ) {
-    let rows = |part: &Part<'_>| part.bytes.len() / (inputs * part.stored.bytes());
-    let rows_of_all: Vec<(&Part<'_>, usize)> =
+    let rows = |part: &Values<'_>| part.bytes.len() / (inputs * part.stored.bytes());
+    let rows_of_all: Vec<(&Values<'_>, usize)> =
         parts.iter().flat_map(|part| (0..rows(part)).map(move |r| (part, r))).collect();
     for (panel, rows) in panels.chunks_exact_mut(inputs * width).zip(rows_of_all.chunks(width)) {
         for first in (0..inputs).step_by(INPUTS_AT_A_TIME) {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::launch::Isa;
+use crate::stored::Values;
 use crate::testing::{Fill, Tolerance, compare, isas_aloud, normal};
 
 /// Weights of a size that keeps sums near 1.
@@ -31,7 +32,7 @@ fn check(case: &Case) {
     let &Case { isa, m, n, k, fill, activation, with } = case;
     let x = fill.numbers(1, m * k);
     let w = weights(2, n, k);
-    let packed = Packed::new_on(isa, &[Part::of_f32(&w)], k).unwrap();
+    let packed = Packed::new_on(isa, &[Values::of_f32(&w)], k).unwrap();
     let (bias, residual) = (normal(3, n), normal(4, m * n));
     let epilogue = Epilogue { bias: with.then_some(&bias), activation, residual: with.then_some(&residual) };
     let (mut found, mut expected) = (vec![7.0; m * n], vec![0.0; m * n]);
@@ -84,7 +85,7 @@ fn sixteen_bit_weights_are_computed_with_as_they_are() {
             let f16s: Vec<u8> = w.iter().flat_map(|w| f16::from_f32(*w).to_le_bytes()).collect();
             let bf16s: Vec<u8> = w.iter().flat_map(|w| bf16::from_f32(*w).to_le_bytes()).collect();
             for (bytes, stored) in [(f16s, Stored::F16), (bf16s, Stored::Bf16)] {
-                let packed = Packed::new_on(isa, &[Part { bytes: &bytes, stored }], k).unwrap();
+                let packed = Packed::new_on(isa, &[Values { bytes: &bytes, stored }], k).unwrap();
                 assert_eq!(packed.bytes(), n.next_multiple_of(packed.width()) * k * 2);
                 let x = normal(1, m * k);
                 let (mut found, mut expected) = (vec![0.0; m * n], vec![0.0; m * n]);
@@ -103,7 +104,7 @@ fn sixteen_bit_weights_are_computed_with_as_they_are() {
 fn parts_lie_side_by_side() {
     let (k, a, b) = (5, weights(1, 3, 5), weights(2, 20, 5));
     let half: Vec<u8> = b.iter().flat_map(|w| f16::from_f32(*w).to_le_bytes()).collect();
-    let joined = Packed::new(&[Part::of_f32(&a), Part { bytes: &half, stored: Stored::F16 }], k).unwrap();
+    let joined = Packed::new(&[Values::of_f32(&a), Values { bytes: &half, stored: Stored::F16 }], k).unwrap();
     assert_eq!((joined.outputs(), joined.inputs()), (23, 5));
     for p in 0..k {
         (0..3).for_each(|j| assert_eq!(joined.get(j, p), a[j * k + p]));
@@ -116,7 +117,7 @@ fn parts_of_the_outputs_are_what_the_whole_has_there() {
     for isa in isas_aloud() {
         let (m, n, k) = (7, 75, 20);
         let (x, w, bias, residual) = (normal(1, m * k), weights(2, n, k), normal(3, n), normal(4, m * n));
-        let packed = Packed::new_on(isa, &[Part::of_f32(&w)], k).unwrap();
+        let packed = Packed::new_on(isa, &[Values::of_f32(&w)], k).unwrap();
         let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Silu, residual: Some(&residual) };
         let mut whole = vec![0.0; m * n];
         linear(&x, &packed, &epilogue, &mut whole).unwrap();
@@ -134,7 +135,7 @@ fn a_row_is_the_same_to_the_last_bit_alone_and_among_others() {
     for isa in isas_aloud() {
         let (m, n, k) = (31, 40, 800);
         let (x, w) = (normal(1, m * k), weights(2, n, k));
-        let packed = Packed::new_on(isa, &[Part::of_f32(&w)], k).unwrap();
+        let packed = Packed::new_on(isa, &[Values::of_f32(&w)], k).unwrap();
         let mut together = vec![0.0; m * n];
         linear(&x, &packed, &Epilogue::default(), &mut together).unwrap();
         for (x, together) in x.chunks(k).zip(together.chunks(n)) {
@@ -147,7 +148,7 @@ fn a_row_is_the_same_to_the_last_bit_alone_and_among_others() {
 
 #[test]
 fn what_does_not_fit_is_refused_and_nothing_written() {
-    let packed = Packed::new(&[Part::of_f32(&[1.0; 6])], 3).unwrap();
+    let packed = Packed::new(&[Values::of_f32(&[1.0; 6])], 3).unwrap();
     let check = |x: usize, bias: Option<usize>, residual: Option<usize>, out: usize, want: Option<Error>| {
         let (x, bias, residual) = (vec![1.0; x], bias.map(|n| vec![1.0; n]), residual.map(|n| vec![1.0; n]));
         let epilogue = Epilogue { bias: bias.as_deref(), activation: Activation::None, residual: residual.as_deref() };
@@ -167,7 +168,7 @@ fn what_does_not_fit_is_refused_and_nothing_written() {
     let columns = Columns::whole(&mut out, 2);
     let answer = linear_columns(&[1.0; 6], &packed, 0..2, &Epilogue::default(), columns);
     assert_eq!(answer, Err(Error::Panels { first: 0, end: 2, panels: 1 }));
-    let weights = |n: usize, k| Packed::new(&[Part::of_f32(&vec![1.0; n])], k).err();
+    let weights = |n: usize, k| Packed::new(&[Values::of_f32(&vec![1.0; n])], k).err();
     assert_eq!(weights(7, 3), Some(Error::Weights { bytes: 28, inputs: 3, stored: Stored::F32 }));
     assert_eq!(weights(0, 3), Some(Error::Empty { outputs: 0, inputs: 3 }));
 }
