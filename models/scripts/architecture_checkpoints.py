@@ -55,17 +55,21 @@ class Checkpoint:
 
 
 def weights(checkpoint: Checkpoint, seed: int) -> dict[str, np.ndarray]:
-    """Random weights in f32. They are large enough that attention is sharp, and norms and biases are not 1 and 0, so that a wrong
-    mask, scale, norm or order of halves shows in the output."""
+    """Random weights in f32. Projections are large enough that attention is sharp, norms and biases are not 1 and 0, and embeddings
+    are as small as a trained model's, so that a wrong mask, scale, epsilon, norm or order of halves shows in the output."""
     rng = np.random.default_rng(seed)
     drawn = {}
     for name, shape in checkpoint.shapes.items():
         if name.endswith(".bias"):
             values = rng.normal(0, 0.2, shape)
+        elif name.endswith(("q_norm.weight", "k_norm.weight")):
+            values = rng.normal(1.7, 0.3, shape)  # nothing else makes attention sharp behind them
         elif len(shape) == 1:
             values = rng.normal(1, 0.2, shape)
-        elif "embed" in name or "relative_attention_bias" in name:
-            values = rng.normal(0, 0.8, shape)
+        elif "relative_attention_bias" in name:
+            values = rng.normal(0, 1, shape)
+        elif "embed" in name:
+            values = rng.normal(0, 0.05, shape)
         else:
             values = rng.normal(0, 1.5 / np.sqrt(shape[1]), shape)
         drawn[name] = values.astype(np.float32)
