@@ -41,7 +41,7 @@ class Checkpoint:
     @property
     def labels(self) -> int:
         """Labels of the classification head, or 0."""
-        return len(self.config.get("id2label", {})) if "Classification" in self.config["architectures"][0] else 0
+        return len(self.config.get("id2label", {})) if "SequenceClass" in self.config["architectures"][0] else 0
 
     @property
     def token_types(self) -> int:
@@ -180,7 +180,7 @@ def dense_classifier(prefix: str, base: Shapes, labels: int) -> Shapes:
 
 def bert() -> Iterator[Checkpoint]:
     for act in ("gelu_new", "relu"):
-        config = headed(bert_config(0, hidden_act=act), "BertModel", 0)
+        config = headed(bert_config(0, hidden_act=act, num_hidden_layers=1), "BertModel", 0)
         yield Checkpoint(
             f"bert-{act.replace('_', '-')}", config, bert_shapes(config) | pooler(), f"BERT with {act}", (101, 102)
         )
@@ -427,10 +427,12 @@ def gte() -> Iterator[Checkpoint]:
     for name, labels, types, theta, factor, like in (
         ("gte", 0, 0, 500000, None, "Alibaba-NLP/gte-base-en-v1.5"),
         ("gte-ntk", 0, 2, 160000, 2.0, "Alibaba-NLP/gte-large-en-v1.5"),
+        ("gte-multilingual", 0, 1, 20000, 8.0, "Alibaba-NLP/gte-multilingual-base"),
         ("gte-classifier-1", 1, 1, 20000, 8.0, "Alibaba-NLP/gte-multilingual-reranker-base"),
         ("gte-classifier-3", 3, 1, 20000, 8.0, "Alibaba-NLP/gte-multilingual-reranker-base"),
     ):
-        config = sizes(labels) | {
+        multilingual = types == 1
+        config = sizes(int(multilingual)) | {
             "attention_probs_dropout_prob": 0.0,
             "classifier_dropout": 0.0,
             "hidden_act": "gelu",
@@ -441,7 +443,7 @@ def gte() -> Iterator[Checkpoint]:
             "logn_attention_scale": False,
             "model_type": "new",
             "pack_qkv": True,
-            "pad_token_id": 1 if labels else 0,
+            "pad_token_id": int(multilingual),
             "position_embedding_type": "rope",
             "rope_scaling": {"factor": factor, "type": "ntk"} if factor else None,
             "rope_theta": theta,
@@ -457,12 +459,15 @@ def gte() -> Iterator[Checkpoint]:
             base |= linear(f"{layer}.mlp.up_gate_proj", 2 * INNER, HIDDEN, bias=False)
             base |= linear(f"{layer}.mlp.down_proj", HIDDEN, INNER)
             base |= norm(f"{layer}.attn_ln") | norm(f"{layer}.mlp_ln")
+        shapes, architecture = base, "NewModel"
         if labels:
-            shapes = pooled_classifier("new.", base, labels)
-        else:
-            shapes = prefixed("new.", base) if factor else base  # files with and without the prefix are about
-        architecture = "NewForSequenceClassification" if labels else "NewModel"
-        yield Checkpoint(name, headed(config, architecture, labels), shapes, like, (0, 2) if labels else (101, 102))
+            shapes, architecture = pooled_classifier("new.", base, labels), "NewForSequenceClassification"
+        elif multilingual:  # published with a classifier of tokens that its embeddings do not need
+            shapes = prefixed("new.", base) | linear("classifier", 1, HIDDEN)
+            architecture = "NewForTokenClassification"
+        yield Checkpoint(
+            name, headed(config, architecture, labels), shapes, like, (0, 2) if multilingual else (101, 102)
+        )
 
 
 def jina_bert() -> Iterator[Checkpoint]:

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 import transformers
 
-from reference_architectures import gte_frequencies
+from reference_architectures import alibi_slopes, distances, gte_frequencies, load_tensors
 
 VERSIONS = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
 IGNORED = ("position_ids", "pooler.")  # what a file may hold and a model need not read
+TOKEN_CLASSIFIER = ("classifier.",)  # likewise, where embeddings are wanted
 
 
 @contextlib.contextmanager
@@ -68,7 +69,10 @@ def gte_config(raw: dict) -> transformers.PreTrainedConfig:
 
 
 class Library:
-    """A checkpoint that the library has loaded from its folder, by the published names."""
+    """A checkpoint that the library has loaded from its folder, by the published names. Where it implements another form of the
+    architecture, `native` is false and that form is made into this one: the answers check a reference, they are none."""
+
+    native = True
 
     def __init__(self, folder: Path, attention: str = "eager"):
         raw = json.loads((folder / "config.json").read_text())
@@ -79,7 +83,9 @@ class Library:
         elif raw["model_type"] == "nomic_bert":
             config = nomic_config(raw)
         elif raw["model_type"] == "new":
-            kind, config = getattr(transformers, architecture.replace("New", "Gte")), gte_config(raw)
+            named = "GteForSequenceClassification" if "SequenceClass" in architecture else "GteModel"
+            kind, config = getattr(transformers, named), gte_config(raw)
+            self.native = False  # the library's GTE knows no NTK scaling
         loaded, report = kind.from_pretrained(
             folder,
             config=config,
@@ -88,7 +94,8 @@ class Library:
             output_loading_info=True,
             local_files_only=True,
         )
-        left = {name for name in report["unexpected_keys"] if not any(part in name for part in IGNORED)}
+        ignored = IGNORED + (TOKEN_CLASSIFIER if "TokenClassification" in architecture else ())
+        left = {name for name in report["unexpected_keys"] if not any(part in name for part in ignored)}
         missing = {name for name in report["missing_keys"] if not any(part in name for part in IGNORED)}
         if left or missing or report["mismatched_keys"]:
             raise SystemExit(
@@ -104,8 +111,11 @@ class Library:
             raise SystemExit(f"{folder.name}: attention is {self.model.config._attn_implementation}, not {attention}")
         self.has_types = raw.get("type_vocab_size", 0) > 1
 
+    def _mask(self, tokens: int) -> torch.Tensor:
+        return torch.ones(1, tokens, dtype=torch.long)
+
     def _run(self, ids: list[int], types: list[int] | None) -> object:
-        given = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        given = {"input_ids": torch.tensor([ids]), "attention_mask": self._mask(len(ids))}
         if types is not None and self.has_types:
             given["token_type_ids"] = torch.tensor([types])
         with everything_in_f64():
@@ -124,3 +134,53 @@ class Library:
         if tensor.dtype != torch.float64:
             raise SystemExit(f"the library answers in {tensor.dtype}, not in f64")
         return tensor.numpy()
+
+
+class Gated(torch.nn.Module):
+    """act(first half of W x) * second half."""
+
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = torch.nn.functional.linear(x, self.weight).chunk(2, dim=-1)
+        return torch.nn.functional.gelu(gate) * up
+
+
+class JinaInLibrary(Library):
+    """Jina v2, which the library does not have: its BERT with positions of zero, ALiBi given as the attention mask, and a gated
+    feed-forward put into each layer."""
+
+    native = False
+
+    def __init__(self, folder: Path, attention: str = "eager"):
+        raw = json.loads((folder / "config.json").read_text())
+        tensors = {
+            name: torch.from_numpy(values) for name, values in load_tensors(folder / "model.safetensors").items()
+        }
+        same = "hidden_size intermediate_size layer_norm_eps num_attention_heads num_hidden_layers type_vocab_size vocab_size"
+        config = transformers.BertConfig(
+            **{key: raw[key] for key in same.split()}, max_position_embeddings=raw["max_position_embeddings"]
+        )
+        config._attn_implementation = attention
+        with everything_in_f64():
+            self.model = transformers.BertModel(config).eval()
+            parts = self.model.state_dict()
+            parts["embeddings.position_embeddings.weight"].zero_()
+            for name in parts.keys() & tensors.keys():
+                parts[name] = tensors.pop(name)
+            for index, layer in enumerate(self.model.encoder.layer):
+                prefix = f"encoder.layer.{index}"
+                layer.intermediate = Gated(tensors.pop(f"{prefix}.mlp.gated_layers.weight"))
+                for end in ("weight", "bias"):
+                    parts[f"{prefix}.output.dense.{end}"] = tensors.pop(f"{prefix}.mlp.wo.{end}")
+                    parts[f"{prefix}.output.LayerNorm.{end}"] = tensors.pop(f"{prefix}.mlp.layernorm.{end}")
+            self.model.load_state_dict(parts, strict=False)
+        if tensors:
+            raise SystemExit(f"{folder.name}: {', '.join(tensors)}: no place for them")
+        self.slopes = torch.tensor(alibi_slopes(raw["num_attention_heads"]), dtype=torch.float64)
+        self.has_types = True
+
+    def _mask(self, tokens: int) -> torch.Tensor:
+        return -self.slopes[None, :, None, None] * torch.from_numpy(abs(distances(tokens)))
