@@ -124,7 +124,7 @@ def notes(checkpoint: Checkpoint) -> str:
     parts = [f"laid out like {checkpoint.like}", f"weights stored as {checkpoint.stored}"]
     if checkpoint.token_types > 1:
         parts.append("cases without type_ids have type 0 throughout")
-    if checkpoint.config["model_type"] == "modernbert" and "local_attention" in checkpoint.config:
+    if checkpoint.config["model_type"] == "modernbert":
         parts.append(f"local layers see {checkpoint.config['local_attention'] // 2} keys on each side")
     if "layer_types" in checkpoint.config:
         parts.append("config.json as transformers 5 writes it")
