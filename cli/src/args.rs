@@ -176,6 +176,8 @@ pub(crate) struct Serving {
 pub(crate) enum Backend {
     /// The fastest that is there; which one runs is shown with every model.
     Auto,
+    /// Our own ops, on safetensors weights of encoders, on the CPU.
+    Kernels,
     /// Candle, on safetensors weights.
     Candle,
     /// ONNX Runtime, or the built-in ONNX engine where there is no library.

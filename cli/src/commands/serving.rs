@@ -26,6 +26,7 @@ pub(crate) fn options(address: SocketAddr, access: &Access, serving: &Serving) -
     options.compute.threads = serving.threads;
     options.compute.backend = match serving.backend {
         Backend::Auto => models::load::Backend::Auto,
+        Backend::Kernels => models::load::Backend::Kernels,
         Backend::Candle => models::load::Backend::Candle,
         Backend::Onnx => models::load::Backend::Onnx,
     };

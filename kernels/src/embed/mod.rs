@@ -100,12 +100,7 @@ pub(crate) fn embed_on(
     }
 }
 
-fn check(
-    terms: &[Term<'_>],
-    dim: usize,
-    norm: Option<&layer_norm::Params<'_>>,
-    out: &[f32],
-) -> Result<(), Error> {
+fn check(terms: &[Term<'_>], dim: usize, norm: Option<&layer_norm::Params<'_>>, out: &[f32]) -> Result<(), Error> {
     if terms.is_empty() || dim == 0 {
         return Err(Error::Nothing { terms: terms.len(), dim });
     }

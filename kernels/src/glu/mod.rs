@@ -22,7 +22,9 @@ mod tests;
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// The lengths do not fit.
-    #[error("glu: an input of {input} elements and an output of {output}, in rows of {dim}; the first must be twice the second, in whole rows")]
+    #[error(
+        "glu: an input of {input} elements and an output of {output}, in rows of {dim}; the first must be twice the second, in whole rows"
+    )]
     Length {
         /// Elements of the input.
         input: usize,

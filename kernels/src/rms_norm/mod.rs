@@ -44,7 +44,9 @@ pub enum Error {
         dim: usize,
     },
     /// eps is not usable.
-    #[error("rms_norm: eps is {0}; it must be a positive finite number, such as the rms_norm_eps of the model's config")]
+    #[error(
+        "rms_norm: eps is {0}; it must be a positive finite number, such as the rms_norm_eps of the model's config"
+    )]
     Eps(f32),
 }
 

@@ -1,7 +1,8 @@
-//! The architectures that Candle runs here, one line each. Weights and a `config.json` go in, a model that computes
-//! on padded batches or on named tensors comes out. Nothing here opens a file.
+//! The architectures that run here, one line each. A `config.json` and a checkpoint go in, the description of an encoder or a
+//! model on Candle's tensors comes out. Nothing here opens a file.
 
 pub mod bert;
+pub mod encoder;
 pub mod mlp;
 #[cfg(feature = "candle")]
 mod ops;
@@ -13,9 +14,8 @@ pub use weights::Weights;
 
 #[cfg(feature = "candle")]
 use crate::engine::TensorSpec;
-#[cfg(feature = "candle")]
 use crate::load::Error;
-#[cfg(feature = "candle")]
+use crate::load::safetensors::Checkpoint;
 use crate::manifest::Manifest;
 use serde_json::Value;
 
@@ -29,10 +29,15 @@ pub struct Architecture {
     pub name: &'static str,
     /// Whether a `config.json` describes a model of this architecture.
     pub claims: fn(&Value) -> bool,
-    /// Makes the model.
+    /// Describes the encoder, where it is one: such a model runs on the ops of `kernels` where there is a CPU.
+    pub describe: Option<Describe>,
+    /// Makes the model on Candle's tensors.
     #[cfg(feature = "candle")]
     pub build: fn(&Value, &Manifest, &Weights<'_>) -> Result<Model, Error>,
 }
+
+/// Describes an encoder from its `config.json`, its manifest and the names and shapes in its checkpoint.
+pub type Describe = fn(&Value, &Manifest, &Checkpoint) -> Result<encoder::Encoder, Error>;
 
 /// A model of some architecture.
 #[cfg(feature = "candle")]
@@ -58,7 +63,6 @@ pub struct Padded {
 }
 
 /// What an encoder takes.
-#[cfg(feature = "candle")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Token ids are below this.

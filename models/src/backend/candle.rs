@@ -6,6 +6,7 @@
 //! that ask for the same number share one pool for the life of the process.
 
 use super::plan::{self, Costs};
+use super::{check_tokens, pool};
 use crate::arch::{self, Model, Padded, Weights};
 use crate::engine::{Device, Engine, Error, Info, Item, Output, TensorSpec, Tokens};
 use crate::load::safetensors::Checkpoint;
@@ -14,8 +15,7 @@ use crate::tensor::{DataType, NamedTensor, Tensor};
 use candle_core as candle;
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 
 /// On a CPU small groups keep the layers' intermediate results in the cache (some megabytes at 512 tokens), and give
 /// every thread something to do.
@@ -124,20 +124,6 @@ fn open(device: Device) -> Result<candle::Device, load::Error> {
     }
 }
 
-/// The process's pool of this many threads.
-fn pool(threads: usize) -> Result<Arc<ThreadPool>, String> {
-    static POOLS: OnceLock<Mutex<HashMap<usize, Arc<ThreadPool>>>> = OnceLock::new();
-    let mut pools = POOLS.get_or_init(Mutex::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(pool) = pools.get(&threads) {
-        return Ok(pool.clone());
-    }
-    let name = |index| format!("candle-{index}");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
-    let pool = Arc::new(pool.map_err(|e| format!("{threads} threads cannot be started: {e}"))?);
-    pools.insert(threads, pool.clone());
-    Ok(pool)
-}
-
 impl Engine for Candle {
     fn info(&self) -> &Info {
         &self.info
@@ -147,7 +133,7 @@ impl Engine for Candle {
         match &self.model {
             Model::Encoder(encoder) => {
                 let sequences =
-                    items.iter().map(|item| self.check_tokens(&**encoder, item)).collect::<Result<_, _>>()?;
+                    items.iter().map(|item| check_tokens(&encoder.bounds(), item)).collect::<Result<_, _>>()?;
                 self.encode(&**encoder, sequences)
             }
             Model::Rows(rows) => {
@@ -159,26 +145,6 @@ impl Engine for Candle {
 }
 
 impl Candle {
-    fn check_tokens<'a>(&self, encoder: &dyn arch::Encoder, item: &'a Item) -> Result<&'a Tokens, Error> {
-        let refuse = |detail: String| Err(Error::Input(detail));
-        let bounds = encoder.bounds();
-        let Item::Tokens(tokens) = item else { return refuse("this model takes tokens, not tensors".into()) };
-        let length = tokens.ids.len();
-        if !(1..=bounds.tokens).contains(&length) {
-            return refuse(format!("a sequence has {length} tokens, 1 to {} are allowed", bounds.tokens));
-        }
-        if !tokens.type_ids.is_empty() && tokens.type_ids.len() != length {
-            return refuse(format!("{length} tokens with {} segment ids", tokens.type_ids.len()));
-        }
-        if let Some(id) = tokens.ids.iter().find(|id| **id as usize >= bounds.vocabulary) {
-            return refuse(format!("token id {id} is not below the vocabulary's {}", bounds.vocabulary));
-        }
-        if let Some(id) = tokens.type_ids.iter().find(|id| **id as usize >= bounds.types) {
-            return refuse(format!("segment id {id} is not below {}", bounds.types));
-        }
-        Ok(tokens)
-    }
-
     fn encode(&self, encoder: &dyn arch::Encoder, sequences: Vec<&Tokens>) -> Result<Vec<Output>, Error> {
         let lengths: Vec<usize> = sequences.iter().map(|tokens| tokens.ids.len()).collect();
         let is_cpu = self.device.is_cpu();

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "candle")]
 pub mod candle;
+pub(crate) mod cpu;
 pub mod fake;
 #[cfg(feature = "onnx")]
 pub mod onnx;
@@ -10,9 +11,13 @@ pub mod plan;
 #[cfg(feature = "candle")]
 pub mod speed;
 
-use crate::engine::Engine;
+use crate::arch::Bounds;
+use crate::engine::{self, Engine, Item, Tokens};
 use crate::load::{Error, Options, Source, onnx_check::Graph};
+use rayon::ThreadPool;
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// The instruction set that decides how sums are rounded, as it stands in execution classes.
 pub(crate) fn cpu_class() -> &'static str {
@@ -64,4 +69,38 @@ pub(crate) fn onnx_runtime_found(options: &Options) -> bool {
     return onnx::runtime(options.onnx_library.as_deref()).kind == onnx::Kind::OnnxRuntime;
     #[cfg(not(feature = "onnx"))]
     return options.onnx_library.is_some() && false;
+}
+
+/// The process's pool of this many threads.
+fn pool(threads: usize) -> Result<Arc<ThreadPool>, String> {
+    static POOLS: OnceLock<Mutex<HashMap<usize, Arc<ThreadPool>>>> = OnceLock::new();
+    let mut pools = POOLS.get_or_init(Mutex::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(pool) = pools.get(&threads) {
+        return Ok(pool.clone());
+    }
+    let name = |index| format!("compute-{index}");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
+    let pool = Arc::new(pool.map_err(|e| format!("{threads} threads cannot be started: {e}"))?);
+    pools.insert(threads, pool.clone());
+    Ok(pool)
+}
+
+/// An item as tokens that an encoder takes.
+fn check_tokens<'a>(bounds: &Bounds, item: &'a Item) -> Result<&'a Tokens, engine::Error> {
+    let refuse = |detail: String| Err(engine::Error::Input(detail));
+    let Item::Tokens(tokens) = item else { return refuse("this model takes tokens, not tensors".into()) };
+    let length = tokens.ids.len();
+    if !(1..=bounds.tokens).contains(&length) {
+        return refuse(format!("a sequence has {length} tokens, 1 to {} are allowed", bounds.tokens));
+    }
+    if !tokens.type_ids.is_empty() && tokens.type_ids.len() != length {
+        return refuse(format!("{length} tokens with {} segment ids", tokens.type_ids.len()));
+    }
+    if let Some(id) = tokens.ids.iter().find(|id| **id as usize >= bounds.vocabulary) {
+        return refuse(format!("token id {id} is not below the vocabulary's {}", bounds.vocabulary));
+    }
+    if let Some(id) = tokens.type_ids.iter().find(|id| **id as usize >= bounds.types) {
+        return refuse(format!("segment id {id} is not below {}", bounds.types));
+    }
+    Ok(tokens)
 }

@@ -1,12 +1,16 @@
-//! A manifest, the asked backend and whether ONNX Runtime is there go in; the backend to use and the reason in words
-//! come out. It decides only: nothing is loaded here.
+//! A manifest, the asked backend, the device and whether ONNX Runtime is there go in; the backend to use and the reason in
+//! words come out. It decides only: nothing is loaded here.
 
-use super::{Backend, Error, is_known_architecture, takes_tokens};
+use super::{Backend, Error, architecture, takes_tokens};
+use crate::arch::Describe;
+use crate::engine::Device;
 use crate::manifest::Manifest;
 
 /// A backend that can run the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Chosen {
+    /// Our own ops on its safetensors, from this description.
+    Kernels(Describe),
     /// Candle on its safetensors.
     Candle,
     /// The ONNX graph.
@@ -17,28 +21,39 @@ pub(super) enum Chosen {
 pub(super) fn choose(
     manifest: &Manifest,
     asked: Backend,
+    device: Device,
     runtime_found: &dyn Fn() -> bool,
 ) -> Result<(Chosen, String), Error> {
     let refuse = |why: String| Err(Error::NoBackend { model: manifest.id(), asked, why });
-    let known = is_known_architecture(&manifest.architecture);
-    let candle = cfg!(feature = "candle") && manifest.has_safetensors() && known;
+    let weights = architecture(&manifest.architecture).filter(|_| manifest.has_safetensors());
+    let described = weights.and_then(|architecture| architecture.describe);
+    let kernels = described.filter(|_| device == Device::Cpu);
+    let candle = cfg!(feature = "candle") && weights.is_some();
     let onnx = cfg!(feature = "onnx") && manifest.has_onnx();
     let decide = |chosen, why: &str| Ok((chosen, why.to_string()));
-    match asked {
-        Backend::Candle if candle => decide(Chosen::Candle, "Candle was asked for"),
-        Backend::Onnx if onnx => decide(Chosen::Onnx, "ONNX was asked for"),
-        Backend::Candle if !cfg!(feature = "candle") => refuse("this build has no Candle".into()),
-        Backend::Onnx if !cfg!(feature = "onnx") => refuse("this build has no ONNX".into()),
-        Backend::Candle if !manifest.has_safetensors() => {
+    let unknown = || {
+        let name = &manifest.architecture;
+        format!("architecture {name:?} is not one that it has here; use backend onnx with an ONNX export")
+    };
+    match (asked, kernels) {
+        (Backend::Kernels, Some(describe)) => decide(Chosen::Kernels(describe), "kernels was asked for"),
+        (Backend::Candle, _) if candle => decide(Chosen::Candle, "Candle was asked for"),
+        (Backend::Onnx, _) if onnx => decide(Chosen::Onnx, "ONNX was asked for"),
+        (Backend::Candle, _) if !cfg!(feature = "candle") => refuse("this build has no Candle".into()),
+        (Backend::Onnx, _) if !cfg!(feature = "onnx") => refuse("this build has no ONNX".into()),
+        (Backend::Candle | Backend::Kernels, _) if !manifest.has_safetensors() => {
             refuse("it has no safetensors weights; use backend onnx".into())
         }
-        Backend::Candle => refuse(format!(
-            "architecture {:?} is not one that Candle has here; use backend onnx with an ONNX export",
-            manifest.architecture
-        )),
-        Backend::Onnx => refuse("it has no ONNX graph; export one or use backend candle".into()),
-        Backend::Fake => refuse("the fake is not loaded from files".into()),
-        Backend::Auto => match (candle, onnx, takes_tokens(manifest)) {
+        (Backend::Kernels, None) if described.is_some() => {
+            refuse(format!("it runs on the CPU, not on {device}; use backend auto"))
+        }
+        (Backend::Candle | Backend::Kernels, _) => refuse(unknown()),
+        (Backend::Onnx, _) => refuse("it has no ONNX graph; export one or use another backend".into()),
+        (Backend::Fake, _) => refuse("the fake is not loaded from files".into()),
+        (Backend::Auto, Some(describe)) => {
+            decide(Chosen::Kernels(describe), "our own ops are the fastest for encoders on a CPU")
+        }
+        (Backend::Auto, None) => match (candle, onnx, takes_tokens(manifest)) {
             (true, true, true) if runtime_found() => {
                 decide(Chosen::Onnx, "ONNX Runtime was found, which is the faster for encoders")
             }
@@ -60,33 +75,49 @@ mod tests {
     use super::*;
     use crate::manifest::{File, Task};
 
-    fn check(files: &[&str], architecture: &str, asked: Backend, found: bool, want: Option<Chosen>) {
+    /// `want` is the name of the backend.
+    fn check(files: &[&str], architecture: &str, asked: Backend, device: Device, found: bool, want: Option<&str>) {
         let file = |path: &&str| File { path: (*path).into(), sha256: "0".repeat(64), bytes: 1 };
         let mut manifest = crate::backend::fake::manifest("m");
         manifest.files = files.iter().map(file).collect();
         manifest.architecture = architecture.into();
         manifest.task = if files.contains(&"tokenizer.json") { Task::Embed } else { Task::Classify };
-        let chosen = choose(&manifest, asked, &|| found).map(|(chosen, _)| chosen).ok();
-        assert_eq!(chosen, want, "{files:?} {architecture} {asked} {found}");
+        let chosen = choose(&manifest, asked, device, &|| found).ok().map(|(chosen, _)| match chosen {
+            Chosen::Kernels(_) => "kernels",
+            Chosen::Candle => "candle",
+            Chosen::Onnx => "onnx",
+        });
+        assert_eq!(chosen, want, "{files:?} {architecture} {asked} {device} {found}");
     }
 
+    const CPU: Device = Device::Cpu;
+    const GPU: Device = Device::Cuda(0);
+    const BOTH: [&str; 3] = ["tokenizer.json", "m.safetensors", "m.onnx"];
+
     #[test]
-    fn the_faster_backend_that_can_is_chosen() {
-        let both = ["tokenizer.json", "m.safetensors", "m.onnx"];
-        check(&both, "bert", Backend::Auto, true, Some(Chosen::Onnx));
-        check(&both, "bert", Backend::Auto, false, Some(Chosen::Candle));
-        check(&both, "onnx", Backend::Auto, false, Some(Chosen::Onnx));
-        check(&both[..2], "bert", Backend::Auto, true, Some(Chosen::Candle));
-        check(&both[..2], "other", Backend::Auto, true, None);
-        check(&["m.onnx", "m.safetensors"], "mlp", Backend::Auto, false, Some(Chosen::Onnx));
-        check(&["m.safetensors"], "mlp", Backend::Auto, false, Some(Chosen::Candle));
+    fn the_fastest_backend_that_can_is_chosen() {
+        check(&BOTH, "bert", Backend::Auto, CPU, true, Some("kernels"));
+        check(&BOTH, "bert", Backend::Auto, GPU, true, Some("onnx"));
+        check(&BOTH, "bert", Backend::Auto, GPU, false, Some("candle"));
+        check(&BOTH, "onnx", Backend::Auto, CPU, false, Some("onnx"));
+        check(&BOTH[..2], "bert", Backend::Auto, CPU, true, Some("kernels"));
+        check(&BOTH[..2], "bert", Backend::Auto, GPU, true, Some("candle"));
+        check(&BOTH[..2], "other", Backend::Auto, CPU, true, None);
+        check(&["tokenizer.json", "m.onnx"], "bert", Backend::Auto, CPU, true, Some("onnx"));
+        check(&["m.onnx", "m.safetensors"], "mlp", Backend::Auto, CPU, false, Some("onnx"));
+        check(&["m.safetensors"], "mlp", Backend::Auto, CPU, false, Some("candle"));
     }
 
     #[test]
     fn an_asked_backend_is_used_or_refused_never_replaced() {
-        check(&["m.onnx", "m.safetensors"], "mlp", Backend::Candle, true, Some(Chosen::Candle));
-        check(&["m.onnx"], "mlp", Backend::Candle, true, None);
-        check(&["m.safetensors"], "mlp", Backend::Onnx, true, None);
-        check(&["m.onnx", "m.safetensors"], "other", Backend::Candle, true, None);
+        check(&BOTH, "bert", Backend::Kernels, CPU, true, Some("kernels"));
+        check(&BOTH, "bert", Backend::Kernels, GPU, true, None);
+        check(&BOTH, "bert", Backend::Candle, CPU, true, Some("candle"));
+        check(&BOTH, "bert", Backend::Onnx, CPU, true, Some("onnx"));
+        check(&["m.onnx", "m.safetensors"], "mlp", Backend::Candle, CPU, true, Some("candle"));
+        check(&["m.onnx", "m.safetensors"], "mlp", Backend::Kernels, CPU, true, None);
+        check(&["m.onnx"], "mlp", Backend::Candle, CPU, true, None);
+        check(&["m.safetensors"], "mlp", Backend::Onnx, CPU, true, None);
+        check(&["m.onnx", "m.safetensors"], "other", Backend::Candle, CPU, true, None);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! # Which backend
 //! With [`Backend::Auto`]:
-//! - a model that takes tokens runs on ONNX Runtime when it has an ONNX graph and the library was found (measured
+//! - on the CPU, an encoder that has safetensors of a known architecture runs on our own ops (`kernels`);
+//! - another model that takes tokens runs on ONNX Runtime when it has an ONNX graph and the library was found (measured
 //!   twice as fast as Candle on CPUs), else on Candle when it has safetensors of a known architecture, else on
 //!   whatever reads its ONNX graph (tract when there is no library);
 //! - a model that takes tensors runs its ONNX graph when it has one, else on Candle.
@@ -33,6 +34,8 @@ pub enum Backend {
     /// The fastest that can, by the rules of [the module](self).
     #[default]
     Auto,
+    /// Our own ops, on safetensors of encoders, on the CPU.
+    Kernels,
     /// Candle, on safetensors.
     Candle,
     /// ONNX Runtime, or tract where there is no library.
@@ -43,8 +46,13 @@ pub enum Backend {
 
 impl Backend {
     /// Every backend with its name in settings.
-    pub const ALL: &[(Backend, &'static str)] =
-        &[(Backend::Auto, "auto"), (Backend::Candle, "candle"), (Backend::Onnx, "onnx"), (Backend::Fake, "fake")];
+    pub const ALL: &[(Backend, &'static str)] = &[
+        (Backend::Auto, "auto"),
+        (Backend::Kernels, "kernels"),
+        (Backend::Candle, "candle"),
+        (Backend::Onnx, "onnx"),
+        (Backend::Fake, "fake"),
+    ];
 
     /// Its name in settings.
     pub fn name(self) -> &'static str {
@@ -63,7 +71,9 @@ impl std::str::FromStr for Backend {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.iter().find(|(_, n)| *n == name);
-        found.map(|(b, _)| *b).ok_or_else(|| format!("backend {name:?} is unknown; use auto, candle, onnx or fake"))
+        found
+            .map(|(b, _)| *b)
+            .ok_or_else(|| format!("backend {name:?} is unknown; use auto, kernels, candle, onnx or fake"))
     }
 }
 
@@ -254,8 +264,10 @@ pub fn load(manifest: &Manifest, folder: &Path, options: &Options) -> Result<Loa
     let graph = check_graphs(folder, manifest)?;
     let config = read_config(folder, manifest)?;
     let source = Source { manifest, folder, config: &config, options };
-    let (chosen, choice) = choose::choose(manifest, options.backend, &|| backend::onnx_runtime_found(options))?;
+    let (chosen, choice) =
+        choose::choose(manifest, options.backend, options.device, &|| backend::onnx_runtime_found(options))?;
     let mut engine = match chosen {
+        choose::Chosen::Kernels(describe) => backend::cpu::load(source, describe)?,
         choose::Chosen::Candle => backend::load_candle(source)?,
         choose::Chosen::Onnx => {
             let (path, graph) = graph.ok_or(manifest::Error::NoWeights)?;
@@ -312,7 +324,7 @@ pub fn memory_need_bytes(manifest: &Manifest, backend: Backend) -> u64 {
     let onnx = (manifest.total_bytes() - sum(".safetensors")) * 2;
     let weights = match backend {
         Backend::Fake => return 0,
-        Backend::Candle => candle,
+        Backend::Candle | Backend::Kernels => candle,
         Backend::Onnx => onnx,
         Backend::Auto => match (manifest.has_onnx(), manifest.has_safetensors()) {
             (true, true) => candle.max(onnx),
@@ -391,9 +403,9 @@ fn read_tokenizer(folder: &Path, manifest: &Manifest) -> Result<Option<Tokenizer
     Tokenizer::from_json(&bytes).map(Some).map_err(|e| Error::config(inspect::TOKENIZER, e))
 }
 
-/// Whether Candle has this architecture.
-pub(crate) fn is_known_architecture(name: &str) -> bool {
-    arch::ALL.iter().any(|architecture| architecture.name == name)
+/// The architecture of this name.
+pub(crate) fn architecture(name: &str) -> Option<&'static arch::Architecture> {
+    arch::ALL.iter().find(|architecture| architecture.name == name)
 }
 
 #[cfg(test)]

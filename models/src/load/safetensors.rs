@@ -100,6 +100,22 @@ impl Checkpoint {
         Some(View { dtype: info.dtype, shape: &info.shape, data })
     }
 
+    /// `prefix` when the checkpoint has `name` under it, else nothing: a bare encoder saves `embeddings.…`, a model with a head
+    /// saves the same tensor as `bert.embeddings.…`.
+    pub fn prefix<'p>(&self, prefix: &'p str, name: &str) -> &'p str {
+        if self.names.contains_key(&format!("{prefix}{name}")) { prefix } else { "" }
+    }
+
+    /// Rows of a tensor; 0 when it is missing.
+    pub fn rows(&self, name: &str) -> usize {
+        self.tensor(name).and_then(|view| view.shape.first().copied()).unwrap_or(0)
+    }
+
+    /// Bytes of a tensor as stored; 0 when it is missing.
+    pub fn bytes(&self, name: &str) -> u64 {
+        self.tensor(name).map_or(0, |view| view.data.len() as u64)
+    }
+
     /// Every name, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(String::as_str)

@@ -5,7 +5,7 @@ use models::engine::{Item, Tokens};
 use models::manifest::{Pooling, Task};
 use models::task::{Reply, Request, Text};
 
-crate::on_every_backend!(
+crate::on_every_encoder_backend!(
     embeddings_are_those_of_the_reference,
     scores_are_those_of_the_reference,
     probabilities_are_those_of_the_reference,
@@ -119,7 +119,12 @@ fn an_answer_does_not_depend_on_its_neighbours(on: On) {
     let items: Vec<Item> = (0..40).map(item).collect();
     let together = vectors(&mut model, &items);
     for (item, together) in items.iter().zip(&together) {
-        let alone: Vec<f64> = vectors(&mut model, std::slice::from_ref(item))[0].iter().map(|v| (*v).into()).collect();
+        let alone = vectors(&mut model, std::slice::from_ref(item)).remove(0);
+        if on == On::Kernels {
+            // Packed batches have no padding that could change how sums are rounded.
+            assert_eq!(&alone, together, "{} tokens", item.cost());
+        }
+        let alone: Vec<f64> = alone.iter().map(|v| (*v).into()).collect();
         assert_close(together, &alone, TOLERANCE, &format!("{} tokens", item.cost()));
     }
 }

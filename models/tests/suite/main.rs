@@ -20,3 +20,12 @@ macro_rules! on_every_backend {
     };
 }
 pub(crate) use on_every_backend;
+
+/// The same for encoders, which run on our own ops too.
+macro_rules! on_every_encoder_backend {
+    ($($name:ident),* $(,)?) => {
+        mod on_kernels { $(#[test] fn $name() { super::$name(crate::support::On::Kernels) })* }
+        crate::on_every_backend!($($name),*);
+    };
+}
+pub(crate) use on_every_encoder_backend;

@@ -8,6 +8,11 @@ use std::path::PathBuf;
 const COSINE_MIN: f64 = 0.99999;
 
 #[test]
+fn minilm_on_kernels_is_the_reference() {
+    check(On::Kernels, "NEUROGRID_TEST_MINILM");
+}
+
+#[test]
 fn minilm_on_candle_is_the_reference() {
     check(On::Candle, "NEUROGRID_TEST_MINILM");
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 /// Where a suite runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum On {
+    Kernels,
     Candle,
     OnnxRuntime,
     Tract,
@@ -28,6 +29,7 @@ pub(crate) fn json(name: &str) -> serde_json::Value {
 /// Two threads, so that splitting is tested too.
 pub(crate) fn options(on: On) -> Options {
     let (backend, onnx_library) = match on {
+        On::Kernels => (Backend::Kernels, None),
         On::Candle => (Backend::Candle, None),
         On::OnnxRuntime => (Backend::Onnx, onnx_library()),
         // A library that is asked for and missing is not replaced by another, so tract runs.
@@ -49,7 +51,7 @@ fn onnx_library() -> Option<PathBuf> {
 /// Whether this process can run on it; says why not.
 pub(crate) fn is_there(on: On) -> bool {
     let wanted = match on {
-        On::Candle => return true,
+        On::Kernels | On::Candle => return true,
         On::OnnxRuntime => Kind::OnnxRuntime,
         On::Tract => Kind::Tract,
     };

@@ -5,6 +5,7 @@
 //! Devlin et al., "BERT" (arXiv 1810.04805), after Vaswani et al., "Attention Is All You Need" (arXiv 1706.03762).
 //! Names of tensors and settings are those of `transformers`.
 
+mod describe;
 #[cfg(feature = "candle")]
 mod layers;
 
@@ -16,6 +17,7 @@ use serde_json::Value;
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "bert",
     claims,
+    describe: Some(describe::describe),
     #[cfg(feature = "candle")]
     build: layers::build,
 };

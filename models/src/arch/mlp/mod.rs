@@ -13,6 +13,7 @@ use serde_json::Value;
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "mlp",
     claims: |config| config["model_type"] == "mlp",
+    describe: None,
     #[cfg(feature = "candle")]
     build: candle::build,
 };

@@ -1,0 +1,342 @@
+//! A batch through an encoder on the CPU: sequences come in side by side, without padding, one vector for each goes out. Two
+//! kinds of steps alternate, each on all threads of the pool that the caller installed: attention, whose tasks are heads of
+//! sequences, and everything else, whose tasks are runs of tokens, each from the context of one layer to the queries, keys
+//! and values of the next. A sequence's vector is the same to the last bit in any company.
+
+use super::weights::{LayerWeights, NormWeights, PackedDense, Weights, values};
+use crate::arch::encoder::Encoder;
+use crate::engine::Tokens;
+use crate::load::safetensors::Checkpoint;
+use crate::manifest::Pooling;
+use kernels::attention::{self, Rows};
+use kernels::embed::{self, Term};
+use kernels::launch::aligned::Aligned;
+use kernels::launch::columns::Columns;
+use kernels::linear::{Activation, Epilogue, linear};
+use kernels::{glu, mean_pool, rotary};
+use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
+
+/// Tokens of a task at most: with so many, a layer's intermediate results (128 rows of 1,536: 786 KB) stay near their core, and
+/// the weights are read often enough from the cache that reading them costs nothing.
+const TOKENS_PER_TASK: usize = 128;
+
+/// Memory that is kept between batches.
+#[derive(Default)]
+pub(super) struct Workspace {
+    /// `[t, h]`
+    x: Aligned,
+    /// `[t, queries + keys + values]`
+    qkv: Aligned,
+    /// `[t, queries]`
+    context: Aligned,
+    /// Of each thread.
+    scratch: Vec<Mutex<Scratch>>,
+}
+
+/// Memory that a thread keeps.
+#[derive(Default)]
+struct Scratch {
+    attention: attention::Scratch,
+    /// `[rows, h]`
+    rows: Aligned,
+    /// `[rows, f]`, twice as wide before a gate.
+    inner: Aligned,
+    gated: Aligned,
+}
+
+impl Workspace {
+    /// For a pool of so many threads.
+    pub(super) fn new(threads: usize) -> Self {
+        let scratch = (0..threads).map(|_| Mutex::default()).collect();
+        Self { scratch, ..Self::default() }
+    }
+}
+
+/// What a batch is run with.
+pub(super) struct Forward<'a> {
+    pub(super) encoder: &'a Encoder,
+    pub(super) weights: &'a Weights,
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) threads: usize,
+}
+
+/// The tokens of a batch, side by side.
+struct Packed {
+    ids: Vec<u32>,
+    types: Vec<u32>,
+    /// In their sequences.
+    positions: Vec<u32>,
+    cu_seqlens: Vec<u32>,
+}
+
+impl Packed {
+    fn new(sequences: &[&Tokens]) -> Self {
+        let mut packed = Self { ids: vec![], types: vec![], positions: vec![], cu_seqlens: vec![0] };
+        for tokens in sequences {
+            packed.ids.extend(&tokens.ids);
+            packed.types.extend(&tokens.type_ids);
+            packed.types.resize(packed.ids.len(), 0);
+            packed.positions.extend(0..tokens.ids.len() as u32);
+            packed.cu_seqlens.push(packed.ids.len() as u32);
+        }
+        packed
+    }
+}
+
+type Result<T> = std::result::Result<T, String>;
+
+fn words(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl Forward<'_> {
+    /// One vector per sequence, which have been checked against the encoder's bounds.
+    pub(super) fn run(&self, sequences: &[&Tokens], workspace: &mut Workspace) -> Result<Vec<Vec<f32>>> {
+        let batch = Packed::new(sequences);
+        let (t, h, heads) = (batch.ids.len(), self.encoder.hidden, &self.encoder.heads);
+        let Workspace { x, qkv, context, scratch } = workspace;
+        let x = x.at_least(t * h);
+        let qkv = qkv.at_least(t * heads.width());
+        let context = context.at_least(t * heads.query_width());
+        let chunk = self.chunk(t);
+
+        self.embed(&batch, chunk, x)?;
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            let before = index.checked_sub(1).map(|before| &self.weights.layers[before]);
+            let parts = x.par_chunks_mut(chunk * h).zip(qkv.par_chunks_mut(chunk * heads.width()));
+            let parts =
+                parts.zip(context.par_chunks(chunk * heads.query_width())).zip(batch.positions.par_chunks(chunk));
+            parts.try_for_each(|(((x, qkv), context), positions)| {
+                let scratch = &mut *mine(scratch);
+                if let Some(before) = before {
+                    self.after_attention(before, context, x, scratch)?;
+                }
+                self.before_attention(layer, x, positions, qkv, scratch)
+            })?;
+            self.attention(layer, &batch.cu_seqlens, qkv, context, scratch)?;
+        }
+        if let Some(last) = self.weights.layers.last() {
+            let parts = x.par_chunks_mut(chunk * h).zip(context.par_chunks(chunk * heads.query_width()));
+            parts.try_for_each(|(x, context)| self.after_attention(last, context, x, &mut mine(scratch)))?;
+        }
+        self.pool(&batch.cu_seqlens, x)
+    }
+
+    /// Tokens of a task: as many tasks for every thread, none too large.
+    fn chunk(&self, tokens: usize) -> usize {
+        let tasks = self.threads * tokens.div_ceil(self.threads * TOKENS_PER_TASK).max(1);
+        tokens.div_ceil(tasks).max(1)
+    }
+
+    fn embed(&self, batch: &Packed, chunk: usize, x: &mut [f32]) -> Result<()> {
+        let embeddings = &self.encoder.embeddings;
+        let table = |slice| values(slice, self.checkpoint).map_err(words);
+        let words_table = table(&embeddings.words)?;
+        let positions = match &embeddings.positions {
+            Some((slice, first)) => {
+                let indices: Vec<u32> = batch.positions.iter().map(|position| position + *first as u32).collect();
+                Some((table(slice)?, indices))
+            }
+            None => None,
+        };
+        let types = embeddings.types.as_ref().map(table).transpose()?;
+        let h = self.encoder.hidden;
+        x.par_chunks_mut(chunk * h).enumerate().try_for_each(|(index, x)| {
+            let tokens = index * chunk..index * chunk + x.len() / h;
+            let mut terms = vec![Term { table: words_table, indices: &batch.ids[tokens.clone()] }];
+            terms
+                .extend(positions.as_ref().map(|(table, rows)| Term { table: *table, indices: &rows[tokens.clone()] }));
+            terms.extend(types.map(|table| Term { table, indices: &batch.types[tokens] }));
+            embed::embed(&terms, h, None, x).map_err(words)?;
+            normalise(self.weights.embedding_norm.as_ref(), x)
+        })
+    }
+
+    /// Queries, keys and values of some tokens.
+    fn before_attention(
+        &self,
+        layer: &LayerWeights,
+        x: &[f32],
+        positions: &[u32],
+        qkv: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let heads = &self.encoder.heads;
+        let input = normalised(layer.attention_norm.as_ref(), x, &mut scratch.rows)?;
+        dense(&layer.qkv, input, Activation::None, None, qkv)?;
+        let (q, k) = (heads.query_width(), heads.keys * heads.dim);
+        if let Some((of_queries, of_keys)) = &layer.head_norms {
+            for row in qkv.chunks_exact_mut(heads.width()) {
+                of_queries.apply(&mut row[..q])?;
+                of_keys.apply(&mut row[q..q + k])?;
+            }
+        }
+        match layer.description.rotary {
+            Some(index) => {
+                rotary::rotary(qkv, heads.width(), q + k, positions, &self.weights.rotaries[index]).map_err(words)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Every head of every sequence looks at its keys.
+    fn attention(
+        &self,
+        layer: &LayerWeights,
+        cu_seqlens: &[u32],
+        qkv: &[f32],
+        context: &mut [f32],
+        scratch: &[Mutex<Scratch>],
+    ) -> Result<()> {
+        let heads = &self.encoder.heads;
+        let params = attention::Params {
+            cu_seqlens,
+            heads: heads.queries,
+            kv_heads: heads.keys,
+            head_dim: heads.dim,
+            scale: heads.scale,
+            reach: layer.description.reach,
+            bias: self.weights.bias.as_ref(),
+        };
+        let rows = |first: usize| Rows { values: &qkv[first..], stride: heads.width() };
+        let (q, k) = (heads.query_width(), heads.keys * heads.dim);
+        let tasks = self.attention_tasks(cu_seqlens, context);
+        tasks.into_par_iter().try_for_each(|(sequence, of_heads, out)| {
+            let scratch = &mut mine(scratch).attention;
+            attention::attention_part(rows(0), rows(q), rows(q + k), &params, sequence, of_heads, scratch, out)
+                .map_err(words)
+        })
+    }
+
+    /// A task is all heads of a sequence where there are many sequences, else some of them; the longest sequences come first, so
+    /// that threads finish together. Heads that share keys stay together.
+    fn attention_tasks<'c>(
+        &self,
+        cu_seqlens: &[u32],
+        context: &'c mut [f32],
+    ) -> Vec<(usize, std::ops::Range<usize>, Columns<'c>)> {
+        let heads = &self.encoder.heads;
+        let sequences = cu_seqlens.len() - 1;
+        let group = heads.queries / heads.keys;
+        let parts = (4 * self.threads).div_ceil(sequences.max(1)).min(heads.keys);
+        let mut tasks = Vec::with_capacity(sequences * parts);
+        let mut rest = Columns::whole(context, heads.query_width());
+        for sequence in 0..sequences {
+            let length = cu_seqlens[sequence + 1] - cu_seqlens[sequence];
+            let (mut mine, others) = rest.split_rows(length as usize);
+            rest = others;
+            let mut first = 0;
+            for part in 0..parts {
+                let end = (part + 1) * heads.keys / parts * group;
+                let (columns, others) = mine.split_columns((end - first) * heads.dim);
+                mine = others;
+                tasks.push((sequence, first..end, columns));
+                first = end;
+            }
+        }
+        tasks.sort_by_key(|(_, _, columns)| std::cmp::Reverse(columns.rows()));
+        tasks
+    }
+
+    /// From the context of some tokens to the end of their layer.
+    fn after_attention(
+        &self,
+        layer: &LayerWeights,
+        context: &[f32],
+        x: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let rows = x.len() / self.encoder.hidden;
+        let Scratch { rows: sums, inner, gated, .. } = scratch;
+        let sums = sums.at_least(x.len());
+        dense(&layer.attention_out, context, Activation::None, Some(x), sums)?;
+        normalise(layer.attention_norm_after.as_ref(), sums)?;
+        x.copy_from_slice(sums);
+
+        let input = match &layer.feed_forward_norm {
+            Some(norm) => {
+                norm.apply(sums)?;
+                &*sums
+            }
+            None => &*x,
+        };
+        let description = &layer.description;
+        let up = inner.at_least(rows * description.up.outputs);
+        let width = description.down.inputs;
+        let inner = if description.gated {
+            dense(&layer.up, input, Activation::None, None, up)?;
+            let gated = gated.at_least(rows * width);
+            glu::glu(up, width, description.activation, gated).map_err(words)?;
+            &*gated
+        } else {
+            dense(&layer.up, input, description.activation, None, up)?;
+            &*up
+        };
+        dense(&layer.down, inner, Activation::None, Some(x), sums)?;
+        normalise(layer.feed_forward_norm_after.as_ref(), sums)?;
+        x.copy_from_slice(sums);
+        Ok(())
+    }
+
+    /// One vector per sequence, through the head's steps.
+    fn pool(&self, cu_seqlens: &[u32], x: &mut [f32]) -> Result<Vec<Vec<f32>>> {
+        let h = self.encoder.hidden;
+        normalise(self.weights.norm.as_ref(), x)?;
+        let sequences = cu_seqlens.len() - 1;
+        let row = |token: usize| &x[token * h..(token + 1) * h];
+        let mut vectors = vec![0.0; sequences * h];
+        match self.encoder.head.pooling {
+            Pooling::Mean => {
+                let params = mean_pool::Params { cu_seqlens, dim: h, norm: mean_pool::Norm::None };
+                mean_pool::mean_pool(x, &params, &mut vectors).map_err(words)?;
+            }
+            Pooling::Cls | Pooling::Last => {
+                for (sequence, vector) in vectors.chunks_exact_mut(h).enumerate() {
+                    let token = match self.encoder.head.pooling {
+                        Pooling::Last => cu_seqlens[sequence + 1] - 1,
+                        _ => cu_seqlens[sequence],
+                    };
+                    vector.copy_from_slice(row(token as usize));
+                }
+            }
+        }
+        for step in &self.weights.steps {
+            let mut next = vec![0.0; sequences * step.dense.weights.outputs()];
+            dense(&step.dense, &vectors, step.activation, None, &mut next)?;
+            normalise(step.norm.as_ref(), &mut next)?;
+            vectors = next;
+        }
+        Ok(vectors.chunks_exact(self.encoder.bounds.vector).map(<[f32]>::to_vec).collect())
+    }
+}
+
+/// The calling thread's memory. Threads of the pool have their own; nobody else comes here.
+fn mine(scratch: &[Mutex<Scratch>]) -> std::sync::MutexGuard<'_, Scratch> {
+    let index = rayon::current_thread_index().unwrap_or(0) % scratch.len();
+    scratch[index].lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn normalise(norm: Option<&NormWeights>, rows: &mut [f32]) -> Result<()> {
+    norm.map_or(Ok(()), |norm| norm.apply(rows))
+}
+
+/// The rows, or a normalised copy of them.
+fn normalised<'a>(norm: Option<&NormWeights>, rows: &'a [f32], copy: &'a mut Aligned) -> Result<&'a [f32]> {
+    let Some(norm) = norm else { return Ok(rows) };
+    let copy = copy.at_least(rows.len());
+    copy.copy_from_slice(rows);
+    norm.apply(copy)?;
+    Ok(copy)
+}
+
+fn dense(
+    layer: &PackedDense,
+    x: &[f32],
+    activation: Activation,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) -> Result<()> {
+    let epilogue = Epilogue { bias: layer.bias.as_deref(), activation, residual };
+    linear(x, &layer.weights, &epilogue, out).map_err(words)
+}

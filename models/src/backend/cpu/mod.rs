@@ -1,0 +1,77 @@
+//! Engine on the CPU for encoders: token sequences come in, packed side by side they go through the ops of `kernels`, one
+//! vector per item comes back. Any architecture that describes itself as an [`Encoder`] runs here. Never a tensor library,
+//! never padding.
+
+mod forward;
+mod weights;
+
+use super::check_tokens;
+use crate::arch::encoder::Encoder;
+use crate::engine::{Device, Engine, Error, Info, Item, Output, TensorSpec};
+use crate::load::safetensors::Checkpoint;
+use crate::load::{self, Source};
+use crate::tensor::DataType;
+use forward::{Forward, Workspace};
+use rayon::ThreadPool;
+use std::sync::Arc;
+use weights::Weights;
+
+struct Cpu {
+    encoder: Encoder,
+    weights: Weights,
+    /// For the tables, which stay in the mapped files.
+    checkpoint: Checkpoint,
+    workspace: Workspace,
+    pool: Arc<ThreadPool>,
+    info: Info,
+}
+
+/// Loads an encoder's safetensors.
+///
+/// # Errors
+/// When the weights do not fit the configuration, or the threads cannot be started.
+pub(crate) fn load(source: Source<'_>, describe: crate::arch::Describe) -> Result<Box<dyn Engine>, load::Error> {
+    let Source { manifest, options, .. } = source;
+    let threads = options.thread_count();
+    let pool = super::pool(threads).map_err(|detail| load::Error::Device { device: options.device, detail })?;
+    let checkpoint = Checkpoint::open(source.folder, manifest)?;
+    let encoder = describe(source.config, manifest, &checkpoint)?;
+    let tokens_max = manifest.max_tokens.unwrap_or(encoder.bounds.tokens).min(encoder.bounds.tokens);
+    let weights = pool.install(|| Weights::load(&encoder, &checkpoint, tokens_max))?;
+    let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::I64, shape: vec![None, None] };
+    let vector = vec![None, Some(encoder.bounds.vector)];
+    let info = Info {
+        backend: "kernels",
+        provider: "kernels-cpu".into(),
+        library: None,
+        device: Device::Cpu,
+        execution_class: format!("kernels-cpu-{}-{}", manifest.precision, kernels::launch::isa()),
+        weights_bytes: weights.bytes() + checkpoint.bytes(&encoder.embeddings.words.name),
+        inputs: vec![spec("input_ids"), spec("token_type_ids")],
+        outputs: vec![TensorSpec { name: "vector".into(), datatype: DataType::F32, shape: vector }],
+        vector_len: Some(encoder.bounds.vector),
+        max_tokens: Some(tokens_max),
+        batches_rows: true,
+    };
+    Ok(Box::new(Cpu { encoder, weights, checkpoint, workspace: Workspace::new(threads), pool, info }))
+}
+
+impl Engine for Cpu {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn run(&mut self, items: &[Item]) -> Result<Vec<Output>, Error> {
+        let sequences =
+            items.iter().map(|item| check_tokens(&self.encoder.bounds, item)).collect::<Result<Vec<_>, _>>()?;
+        if sequences.is_empty() {
+            return Ok(vec![]);
+        }
+        let Self { encoder, weights, checkpoint, workspace, pool, .. } = self;
+        let threads = pool.current_num_threads();
+        let forward = Forward { encoder, weights, checkpoint, threads };
+        let vectors = pool.install(|| forward.run(&sequences, workspace));
+        let vectors = vectors.map_err(|detail| Error::Backend { backend: "kernels", detail })?;
+        Ok(vectors.into_iter().map(Output::Vector).collect())
+    }
+}

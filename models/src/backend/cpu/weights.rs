@@ -1,0 +1,252 @@
+//! An encoder's weights as the ops of `kernels` take them: a description and a checkpoint come in, packed layers go out. The
+//! table of words stays in the mapped file, of which only the rows that occur are ever read.
+
+use crate::arch::encoder::{Bias, Dense, Embeddings, Encoder, Head, Layer, Norm, NormKind, Slice};
+use crate::load::Error;
+use crate::load::safetensors::Checkpoint;
+use kernels::attention::Relative;
+use kernels::layer_norm;
+use kernels::linear::{Activation, Packed};
+use kernels::rms_norm;
+use kernels::rotary::Table;
+use kernels::stored::{Stored, Values};
+use rayon::prelude::*;
+use safetensors::tensor::Dtype;
+
+/// `x Wᵀ + b`
+pub(super) struct PackedDense {
+    pub(super) weights: Packed,
+    pub(super) bias: Option<Vec<f32>>,
+}
+
+/// A normalisation.
+pub(super) struct NormWeights {
+    kind: NormKind,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    epsilon: f32,
+}
+
+impl NormWeights {
+    /// Normalises rows in place.
+    pub(super) fn apply(&self, rows: &mut [f32]) -> Result<(), String> {
+        let (weight, eps) = (self.weight.as_slice(), self.epsilon);
+        match self.kind {
+            NormKind::Layer => {
+                let params = layer_norm::Params { weight, bias: &self.bias, eps };
+                layer_norm::layer_norm_in_place(rows, &params).map_err(|e| e.to_string())
+            }
+            NormKind::Rms => rms_norm::rms_norm(rows, &rms_norm::Params { weight, eps }).map_err(|e| e.to_string()),
+        }
+    }
+}
+
+/// One layer, see [`Layer`].
+pub(super) struct LayerWeights {
+    pub(super) description: Layer,
+    pub(super) attention_norm: Option<NormWeights>,
+    pub(super) qkv: PackedDense,
+    pub(super) head_norms: Option<(NormWeights, NormWeights)>,
+    pub(super) attention_out: PackedDense,
+    pub(super) attention_norm_after: Option<NormWeights>,
+    pub(super) feed_forward_norm: Option<NormWeights>,
+    pub(super) up: PackedDense,
+    pub(super) down: PackedDense,
+    pub(super) feed_forward_norm_after: Option<NormWeights>,
+}
+
+/// One step of a head.
+pub(super) struct StepWeights {
+    pub(super) dense: PackedDense,
+    pub(super) activation: Activation,
+    pub(super) norm: Option<NormWeights>,
+}
+
+/// All of an encoder but its tables.
+pub(super) struct Weights {
+    pub(super) embedding_norm: Option<NormWeights>,
+    pub(super) layers: Vec<LayerWeights>,
+    pub(super) norm: Option<NormWeights>,
+    pub(super) steps: Vec<StepWeights>,
+    pub(super) bias: Option<Relative>,
+    pub(super) rotaries: Vec<Table>,
+}
+
+impl Weights {
+    /// Packs them, the layers side by side on the pool that the caller installed.
+    pub(super) fn load(encoder: &Encoder, checkpoint: &Checkpoint, tokens_max: usize) -> Result<Self, Error> {
+        check_tables(&encoder.embeddings, checkpoint)?;
+        let norm = |norm: &Option<Norm>| norm.as_ref().map(|norm| load_norm(norm, checkpoint)).transpose();
+        let layer = |layer: &Layer| -> Result<LayerWeights, Error> {
+            let head_norms = match &layer.head_norms {
+                Some((q, k)) => Some((load_norm(q, checkpoint)?, load_norm(k, checkpoint)?)),
+                None => None,
+            };
+            Ok(LayerWeights {
+                attention_norm: norm(&layer.attention_norm)?,
+                qkv: load_dense(&layer.qkv, checkpoint)?,
+                head_norms,
+                attention_out: load_dense(&layer.attention_out, checkpoint)?,
+                attention_norm_after: norm(&layer.attention_norm_after)?,
+                feed_forward_norm: norm(&layer.feed_forward_norm)?,
+                up: load_dense(&layer.up, checkpoint)?,
+                down: load_dense(&layer.down, checkpoint)?,
+                feed_forward_norm_after: norm(&layer.feed_forward_norm_after)?,
+                description: layer.clone(),
+            })
+        };
+        Ok(Self {
+            embedding_norm: norm(&encoder.embeddings.norm)?,
+            layers: encoder.layers.par_iter().map(layer).collect::<Result<_, _>>()?,
+            norm: norm(&encoder.norm)?,
+            steps: load_steps(&encoder.head, checkpoint)?,
+            bias: match &encoder.bias {
+                Some(bias) => Some(load_bias(bias, encoder.heads.queries, tokens_max, checkpoint)?),
+                None => None,
+            },
+            rotaries: encoder.rotaries.iter().map(|rotary| Table::new(tokens_max, &rotary.frequencies)).collect(),
+        })
+    }
+
+    /// Bytes of the packed weights.
+    pub(super) fn bytes(&self) -> u64 {
+        let layers = self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.attention_out, &layer.up, &layer.down]);
+        let steps = self.steps.iter().map(|step| &step.dense);
+        layers.chain(steps).map(|dense| dense.weights.bytes() as u64).sum()
+    }
+}
+
+fn load_steps(head: &Head, checkpoint: &Checkpoint) -> Result<Vec<StepWeights>, Error> {
+    let step = |step: &crate::arch::encoder::Step| {
+        Ok(StepWeights {
+            dense: load_dense(&step.dense, checkpoint)?,
+            activation: step.activation,
+            norm: step.norm.as_ref().map(|norm| load_norm(norm, checkpoint)).transpose()?,
+        })
+    };
+    head.steps.iter().map(step).collect()
+}
+
+fn load_dense(dense: &Dense, checkpoint: &Checkpoint) -> Result<PackedDense, Error> {
+    let mut wide = Vec::new();
+    for slice in &dense.weights {
+        if is_f64(slice, checkpoint) {
+            wide.push(numbers(slice, checkpoint)?);
+        }
+    }
+    // Only what the ops cannot read is copied first.
+    let mut widened = wide.iter();
+    let part = |slice: &Slice| match is_f64(slice, checkpoint) {
+        true => Ok(Values::of_f32(widened.next().expect("every f64 part was widened"))),
+        false => values(slice, checkpoint),
+    };
+    let parts: Vec<Values<'_>> = dense.weights.iter().map(part).collect::<Result<_, Error>>()?;
+    let name = || dense.weights.first().map_or_else(String::new, |slice| slice.name.clone());
+    let weights =
+        Packed::new(&parts, dense.inputs).map_err(|e| Error::Tensor { name: name(), detail: e.to_string() })?;
+    let mut bias = Vec::new();
+    for slice in &dense.biases {
+        bias.extend(numbers(slice, checkpoint)?);
+    }
+    Ok(PackedDense { weights, bias: (!bias.is_empty()).then_some(bias) })
+}
+
+fn load_norm(norm: &Norm, checkpoint: &Checkpoint) -> Result<NormWeights, Error> {
+    let vector = |name: &String| numbers(&Slice::whole(name, &[norm.width]), checkpoint);
+    let bias = norm.bias.as_ref().map_or_else(|| Ok(vec![0.0; norm.width]), vector)?;
+    Ok(NormWeights { kind: norm.kind, weight: vector(&norm.weight)?, bias, epsilon: norm.epsilon })
+}
+
+fn load_bias(bias: &Bias, heads: usize, tokens_max: usize, checkpoint: &Checkpoint) -> Result<Relative, Error> {
+    let span = tokens_max - 1;
+    match bias {
+        Bias::Alibi => Ok(Relative::alibi(heads, span)),
+        Bias::Buckets { table, distance_max } => {
+            let values = numbers(table, checkpoint)?;
+            let buckets = table.shape[0];
+            Ok(Relative::new(heads, span, |head, distance| {
+                values[bucket(distance, buckets, *distance_max) * heads + head]
+            }))
+        }
+    }
+}
+
+/// T5's bucket of a distance from query to key, for encoders: half of the buckets for either direction; half of those exact,
+/// the others wider and wider up to `distance_max`.
+fn bucket(distance: isize, buckets: usize, distance_max: usize) -> usize {
+    let half = buckets / 2;
+    let exact = half / 2;
+    let far = distance.unsigned_abs();
+    let within = if far < exact {
+        far
+    } else {
+        let share = (far as f32 / exact as f32).ln() / (distance_max as f32 / exact as f32).ln();
+        (exact + (share * (half - exact) as f32) as usize).min(half - 1)
+    };
+    if distance > 0 { half + within } else { within }
+}
+
+fn check_tables(embeddings: &Embeddings, checkpoint: &Checkpoint) -> Result<(), Error> {
+    let positions = embeddings.positions.iter().map(|(slice, _)| slice);
+    for slice in std::iter::once(&embeddings.words).chain(positions).chain(&embeddings.types) {
+        values(slice, checkpoint)?;
+    }
+    Ok(())
+}
+
+fn is_f64(slice: &Slice, checkpoint: &Checkpoint) -> bool {
+    checkpoint.tensor(&slice.name).is_some_and(|view| view.dtype == Dtype::F64)
+}
+
+/// The numbers of a slice, where they lie in the mapped file.
+///
+/// # Errors
+/// When the tensor is missing, of another shape, or of a type that the ops do not read.
+pub(super) fn values<'a>(slice: &Slice, checkpoint: &'a Checkpoint) -> Result<Values<'a>, Error> {
+    let wrong = |detail: String| Error::Tensor { name: slice.name.clone(), detail };
+    let view = checkpoint.tensor(&slice.name).ok_or_else(|| wrong("is missing".into()))?;
+    if view.shape != slice.shape || slice.rows.end > slice.shape[0] {
+        return Err(wrong(format!("has shape {:?}, the configuration says {:?}", view.shape, slice.shape)));
+    }
+    let stored = match view.dtype {
+        Dtype::F32 => Stored::F32,
+        Dtype::F16 => Stored::F16,
+        Dtype::BF16 => Stored::Bf16,
+        other => return Err(wrong(format!("is stored as {other:?}; f16, bf16 and f32 are supported here"))),
+    };
+    let row = slice.shape[1..].iter().product::<usize>() * stored.bytes();
+    Ok(Values { bytes: &view.data[slice.rows.start * row..slice.rows.end * row], stored })
+}
+
+/// The numbers of a slice as f32.
+fn numbers(slice: &Slice, checkpoint: &Checkpoint) -> Result<Vec<f32>, Error> {
+    if !is_f64(slice, checkpoint) {
+        return values(slice, checkpoint).map(|values| values.to_f32());
+    }
+    let wrong = |detail: String| Error::Tensor { name: slice.name.clone(), detail };
+    let view = checkpoint.tensor(&slice.name).ok_or_else(|| wrong("is missing".into()))?;
+    if view.shape != slice.shape || slice.rows.end > slice.shape[0] {
+        return Err(wrong(format!("has shape {:?}, the configuration says {:?}", view.shape, slice.shape)));
+    }
+    let row = slice.shape[1..].iter().product::<usize>() * size_of::<f64>();
+    let bytes = &view.data[slice.rows.start * row..slice.rows.end * row];
+    let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("chunks of eight")) as f32;
+    Ok(bytes.chunks_exact(size_of::<f64>()).map(number).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    #[test]
+    fn distances_fall_into_the_buckets_of_t5() {
+        // 32 buckets up to a distance of 128: 8 exact ones in either direction, then wider and wider ones.
+        let check = |distance, want| assert_eq!(bucket(distance, 32, 128), want, "{distance}");
+        for (distance, want) in [(0, 0), (-1, 1), (-7, 7), (-8, 8), (-11, 8), (-12, 9), (-127, 15), (-5000, 15)] {
+            check(distance, want);
+        }
+        for (distance, want) in [(1, 17), (7, 23), (8, 24), (5000, 31)] {
+            check(distance, want);
+        }
+    }
+}
