@@ -117,12 +117,22 @@ pub struct Norm {
 pub struct Embeddings {
     /// `[vocabulary, h]`
     pub words: Slice,
-    /// `[positions, h]`, and the row of the first position.
-    pub positions: Option<(Slice, usize)>,
+    /// Learned positions.
+    pub positions: Option<Positions>,
     /// `[types, h]`
     pub types: Option<Slice>,
     /// Of the sum.
     pub norm: Option<Norm>,
+}
+
+/// A learned vector per position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Positions {
+    /// `[positions, h]`
+    pub table: Slice,
+    /// Where tokens are counted around padding, its id `p`: other tokens have the rows from `p + 1` on, and a token that is
+    /// the padding one has row `p`. Without it the rows count from 0.
+    pub padding: Option<u32>,
 }
 
 /// The heads of attention.
@@ -209,6 +219,8 @@ pub struct Head {
     pub pooling: Pooling,
     /// What a classifier does with it; nothing for embeddings.
     pub steps: Vec<Step>,
+    /// Tokens of this id at the end of a text are passed over when the last one is looked for.
+    pub padding: Option<u32>,
 }
 
 /// `norm(activation(x Wᵀ + b))`

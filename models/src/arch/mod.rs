@@ -2,13 +2,24 @@
 //! model on Candle's tensors comes out. Nothing here opens a file.
 
 pub mod bert;
+pub mod distilbert;
 pub mod encoder;
+pub mod gte;
+pub mod jina_bert;
 pub mod mlp;
+pub mod modernbert;
+pub mod mpnet;
+pub mod nomic_bert;
 #[cfg(feature = "candle")]
 mod ops;
+mod parts;
+pub mod qwen3;
+pub mod roberta;
+mod settings;
 #[cfg(feature = "candle")]
 mod weights;
 
+pub(crate) use settings::has_head;
 #[cfg(feature = "candle")]
 pub use weights::Weights;
 
@@ -20,7 +31,18 @@ use crate::manifest::Manifest;
 use serde_json::Value;
 
 /// Every architecture. A manifest's `architecture` names one of them.
-pub const ALL: &[Architecture] = &[bert::ARCHITECTURE, mlp::ARCHITECTURE];
+pub const ALL: &[Architecture] = &[
+    bert::ARCHITECTURE,
+    distilbert::ARCHITECTURE,
+    gte::ARCHITECTURE,
+    jina_bert::ARCHITECTURE,
+    mlp::ARCHITECTURE,
+    modernbert::ARCHITECTURE,
+    mpnet::ARCHITECTURE,
+    nomic_bert::ARCHITECTURE,
+    qwen3::ARCHITECTURE,
+    roberta::ARCHITECTURE,
+];
 
 /// One architecture.
 #[derive(Debug)]
@@ -31,13 +53,17 @@ pub struct Architecture {
     pub claims: fn(&Value) -> bool,
     /// Describes the encoder, where it is one: such a model runs on the ops of `kernels` where there is a CPU.
     pub describe: Option<Describe>,
-    /// Makes the model on Candle's tensors.
+    /// Makes the model on Candle's tensors, where it can.
     #[cfg(feature = "candle")]
-    pub build: fn(&Value, &Manifest, &Weights<'_>) -> Result<Model, Error>,
+    pub build: Option<Build>,
 }
 
 /// Describes an encoder from its `config.json`, its manifest and the names and shapes in its checkpoint.
 pub type Describe = fn(&Value, &Manifest, &Checkpoint) -> Result<encoder::Encoder, Error>;
+
+/// Makes a model on Candle's tensors.
+#[cfg(feature = "candle")]
+pub type Build = fn(&Value, &Manifest, &Weights<'_>) -> Result<Model, Error>;
 
 /// A model of some architecture.
 #[cfg(feature = "candle")]
@@ -67,7 +93,7 @@ pub struct Padded {
 pub struct Bounds {
     /// Token ids are below this.
     pub vocabulary: usize,
-    /// Segment ids are below this.
+    /// Segment ids are below this; with 0 or 1 they are not looked at.
     pub types: usize,
     /// Tokens of a sequence at most, special tokens included.
     pub tokens: usize,

@@ -37,8 +37,8 @@ struct Candle {
 /// When the device is not there, or the weights do not fit the configuration.
 pub(crate) fn load(source: Source<'_>) -> Result<Box<dyn Engine>, load::Error> {
     let Source { manifest, options, .. } = source;
-    let architecture = arch::ALL.iter().find(|a| a.name == manifest.architecture);
-    let architecture = architecture.ok_or_else(|| load::Error::NoBackend {
+    let build = load::architecture(&manifest.architecture).and_then(|architecture| architecture.build);
+    let build = build.ok_or_else(|| load::Error::NoBackend {
         model: manifest.id(),
         asked: options.backend,
         why: format!("architecture {:?} is not one that Candle has here", manifest.architecture),
@@ -47,8 +47,7 @@ pub(crate) fn load(source: Source<'_>) -> Result<Box<dyn Engine>, load::Error> {
     let dtype = compute_type(options.device, &manifest.precision);
     let pool = pool(options.thread_count()).map_err(|detail| load::Error::Device { device: options.device, detail })?;
     let checkpoint = Checkpoint::open(source.folder, manifest)?;
-    let model = pool
-        .install(|| (architecture.build)(source.config, manifest, &Weights::new(&checkpoint, device.clone(), dtype)))?;
+    let model = pool.install(|| build(source.config, manifest, &Weights::new(&checkpoint, device.clone(), dtype)))?;
     let stored: u64 = checkpoint.names().filter_map(|n| checkpoint.tensor(n)).map(|t| elements(t.shape)).sum();
     let info = info(&model, source, stored * dtype.size_in_bytes() as u64, dtype);
     Ok(Box::new(Candle { model, info, device, pool }))

@@ -60,7 +60,7 @@ fn encoder(folder: &Path, dtype: candle::DType, pooling: Pooling) -> Candle {
     let options = Options { backend: Backend::Candle, threads: 2, ..Options::default() };
     let checkpoint = Checkpoint::open(folder, &manifest).unwrap();
     let weights = Weights::new(&checkpoint, candle::Device::Cpu, dtype);
-    let model = (arch::bert::ARCHITECTURE.build)(&config, &manifest, &weights).unwrap();
+    let model = arch::bert::ARCHITECTURE.build.unwrap()(&config, &manifest, &weights).unwrap();
     let source = Source { manifest: &manifest, folder, config: &config, options: &options };
     let info = info(&model, source, 0, dtype);
     Candle { model, info, device: candle::Device::Cpu, pool: pool(2).unwrap() }

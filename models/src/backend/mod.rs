@@ -99,7 +99,7 @@ fn check_tokens<'a>(bounds: &Bounds, item: &'a Item) -> Result<&'a Tokens, engin
     if let Some(id) = tokens.ids.iter().find(|id| **id as usize >= bounds.vocabulary) {
         return refuse(format!("token id {id} is not below the vocabulary's {}", bounds.vocabulary));
     }
-    if let Some(id) = tokens.type_ids.iter().find(|id| **id as usize >= bounds.types) {
+    if let Some(id) = tokens.type_ids.iter().find(|id| bounds.types > 1 && **id as usize >= bounds.types) {
         return refuse(format!("segment id {id} is not below {}", bounds.types));
     }
     Ok(tokens)

@@ -28,7 +28,10 @@ pub(super) fn choose(
     let weights = architecture(&manifest.architecture).filter(|_| manifest.has_safetensors());
     let described = weights.and_then(|architecture| architecture.describe);
     let kernels = described.filter(|_| device == Device::Cpu);
-    let candle = cfg!(feature = "candle") && weights.is_some();
+    #[cfg(feature = "candle")]
+    let candle = weights.is_some_and(|architecture| architecture.build.is_some());
+    #[cfg(not(feature = "candle"))]
+    let candle = false;
     let onnx = cfg!(feature = "onnx") && manifest.has_onnx();
     let decide = |chosen, why: &str| Ok((chosen, why.to_string()));
     let unknown = || {

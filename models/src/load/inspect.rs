@@ -3,7 +3,7 @@
 
 use super::Error;
 use super::safetensors::Checkpoint;
-use crate::arch;
+use crate::arch::{self, Bounds, has_head};
 use crate::manifest::{self, File, Manifest, Pooling, Task};
 use serde_json::Value;
 use sha2::Digest;
@@ -74,21 +74,32 @@ pub fn inspect(
         manifest.precision = checkpoint.precision().into();
     }
     let config = optional_json(folder, CONFIG)?.unwrap_or(Value::Null);
+    let mut bounds = None;
     match arch::ALL.iter().find(|architecture| (architecture.claims)(&config)) {
-        Some(architecture) => manifest.architecture = architecture.name.into(),
+        Some(architecture) => {
+            manifest.architecture = architecture.name.into();
+            let probe =
+                Manifest { task: if has_head(&config) { Task::Classify } else { Task::Embed }, ..manifest.clone() };
+            match architecture.describe.map(|describe| describe(&config, &probe, &checkpoint)).transpose() {
+                Ok(encoder) => bounds = encoder.map(|encoder| encoder.bounds),
+                // What we cannot run from its weights may have a graph that can be.
+                Err(_) if manifest.has_onnx() => manifest.architecture = "onnx".into(),
+                Err(error) => return Err(error),
+            }
+        }
         None if manifest.has_onnx() => {}
         None => return Err(unknown_architecture(&config)),
     }
-    describe(&mut manifest, folder, &config, &checkpoint)?;
+    describe(&mut manifest, folder, &config, bounds)?;
     Ok(manifest)
 }
 
-/// Task, labels, pooling and the longest sequence.
-fn describe(manifest: &mut Manifest, folder: &Path, config: &Value, checkpoint: &Checkpoint) -> Result<(), Error> {
+/// Task, labels, pooling and the longest sequence. `bounds` are those of an encoder whose weights we can run.
+fn describe(manifest: &mut Manifest, folder: &Path, config: &Value, bounds: Option<Bounds>) -> Result<(), Error> {
     let has = |path: &str| manifest.files.iter().any(|file| file.path == path);
-    let has_head = config["architectures"][0].as_str().is_some_and(|a| a.ends_with("ForSequenceClassification"));
+    let has_head = has_head(config);
     let takes_tokens = has(TOKENIZER);
-    let head_rows = checkpoint.tensor("classifier.weight").and_then(|t| t.shape.first().copied());
+    let head_rows = bounds.filter(|_| has_head).map(|bounds| bounds.vector).filter(|rows| *rows > 0);
     // transformers leaves `id2label` out when there are two classes.
     let labels = labels(config, head_rows, if has_head { 2 } else { 0 });
     manifest.task = match (takes_tokens, has_head, labels.len()) {
@@ -119,7 +130,10 @@ fn describe(manifest: &mut Manifest, folder: &Path, config: &Value, checkpoint: 
     let limits = [
         length(optional_json(folder, SENTENCE)?, "max_seq_length"),
         length(optional_json(folder, TOKENIZER_CONFIG)?, "model_max_length"),
-        length(Some(config.clone()), "max_position_embeddings"),
+        bounds.map_or_else(
+            || length(Some(config.clone()), "max_position_embeddings"),
+            |bounds| Some(bounds.tokens as u64),
+        ),
     ];
     manifest.max_tokens = limits.into_iter().flatten().min().map(|n| n as usize);
     Ok(())

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
 #![expect(clippy::print_stdout, reason = "what is skipped is said aloud, and what was measured too")]
 
+mod architectures;
 mod digits;
 mod encoders;
 mod hostile;

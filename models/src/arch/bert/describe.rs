@@ -2,53 +2,42 @@
 
 use super::{Activation, Config};
 use crate::arch::Bounds;
-use crate::arch::encoder::{self, Dense, Embeddings, Encoder, Head, Heads, Layer, Norm, NormKind, Reach, Slice, Step};
+use crate::arch::encoder::{self, Dense, Embeddings, Encoder, Positions, Slice};
+use crate::arch::parts::{self, PostNorm};
 use crate::load::safetensors::Checkpoint;
 use crate::load::{Error, inspect};
-use crate::manifest::{Manifest, Pooling, Task};
+use crate::manifest::{Manifest, Pooling};
 use serde_json::Value;
 
 /// The encoder of a checkpoint, with or without the prefix `bert.` before its tensors' names.
 pub(super) fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Result<Encoder, Error> {
     let config = Config::from_json(config).map_err(|e| Error::config(inspect::CONFIG, e))?;
-    let (h, f, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps as f32);
+    let (h, f) = (config.hidden_size, config.intermediate_size);
     let prefix = checkpoint.prefix("bert.", "embeddings.word_embeddings.weight");
-    let norm = |name: String| layer_norm(checkpoint, name, h, eps);
     let at = |name: &str| format!("{prefix}{name}");
+    let norm = |name: &str| parts::layer_norm(checkpoint, name, h, config.layer_norm_eps);
     let layer = |index: usize| {
         let at = |name: &str| at(&format!("encoder.layer.{index}.{name}"));
-        let dense = |name: &str, inputs, outputs| Dense::named(&at(name), inputs, outputs, true);
         let qkv = ["query", "key", "value"].map(|part| at(&format!("attention.self.{part}")));
-        Layer {
-            attention_norm: None,
+        let layer = PostNorm {
             qkv: Dense::joined(&qkv.each_ref().map(String::as_str), h, &[h; 3], true),
-            head_norms: None,
-            rotary: None,
-            reach: Reach::ALL,
-            attention_out: dense("attention.output.dense", h, h),
-            attention_norm_after: Some(norm(at("attention.output.LayerNorm"))),
-            feed_forward_norm: None,
-            up: dense("intermediate.dense", h, f),
-            gated: false,
-            activation: config.hidden_act.kernel(),
-            down: dense("output.dense", f, h),
-            feed_forward_norm_after: Some(norm(at("output.LayerNorm"))),
-        }
+            out: Dense::named(&at("attention.output.dense"), h, h, true),
+            norm: norm(&at("attention.output.LayerNorm")),
+            up: Dense::named(&at("intermediate.dense"), h, f, true),
+            activation: match config.hidden_act {
+                Activation::Gelu => encoder::Activation::Gelu,
+                Activation::GeluTanh => encoder::Activation::GeluTanh,
+                Activation::Relu => encoder::Activation::Relu,
+            },
+            down: Dense::named(&at("output.dense"), f, h, true),
+            out_norm: norm(&at("output.LayerNorm")),
+        };
+        layer.layer(None)
     };
-    let dim = h / config.num_attention_heads;
     let table = |name: &str, rows: usize| Slice::whole(at(&format!("embeddings.{name}.weight")), &[rows, h]);
-    let (head, vector) = match manifest.task {
-        Task::Embed => (Head { pooling: manifest.pooling.unwrap_or(Pooling::Mean), steps: vec![] }, h),
-        _ => {
-            let labels = checkpoint.rows("classifier.weight");
-            let pooler = Dense::named(&at("pooler.dense"), h, h, true);
-            let steps = vec![
-                Step::new(pooler, encoder::Activation::Tanh),
-                Step::new(Dense::named("classifier", h, labels, true), encoder::Activation::None),
-            ];
-            (Head { pooling: Pooling::Cls, steps }, labels)
-        }
-    };
+    let (head, vector) = parts::head(manifest, h, Pooling::Mean, || {
+        parts::two_step_head(checkpoint, h, &at("pooler.dense"), encoder::Activation::Tanh, "classifier")
+    });
     Ok(Encoder {
         bounds: Bounds {
             vocabulary: config.vocab_size,
@@ -59,39 +48,18 @@ pub(super) fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpo
         hidden: h,
         embeddings: Embeddings {
             words: table("word_embeddings", config.vocab_size),
-            positions: Some((table("position_embeddings", config.max_position_embeddings), 0)),
+            positions: Some(Positions {
+                table: table("position_embeddings", config.max_position_embeddings),
+                padding: None,
+            }),
             types: Some(table("token_type_embeddings", config.type_vocab_size)),
-            norm: Some(norm(at("embeddings.LayerNorm"))),
+            norm: Some(norm(&at("embeddings.LayerNorm"))),
         },
-        heads: Heads {
-            queries: config.num_attention_heads,
-            keys: config.num_attention_heads,
-            dim,
-            scale: 1.0 / (dim as f32).sqrt(),
-        },
+        heads: parts::heads(config.num_attention_heads, h / config.num_attention_heads),
         bias: None,
         rotaries: vec![],
         layers: (0..config.num_hidden_layers).map(layer).collect(),
         norm: None,
         head,
     })
-}
-
-/// A layer norm. Checkpoints converted from TensorFlow call its parts gamma and beta.
-fn layer_norm(checkpoint: &Checkpoint, name: String, width: usize, epsilon: f32) -> Norm {
-    let is_old = checkpoint.tensor(&format!("{name}.gamma")).is_some();
-    let (weight, bias) = if is_old { ("gamma", "beta") } else { ("weight", "bias") };
-    let bias = Some(format!("{name}.{bias}"));
-    Norm { kind: NormKind::Layer, weight: format!("{name}.{weight}"), bias, width, epsilon }
-}
-
-impl Activation {
-    /// As the ops have it.
-    pub(super) fn kernel(self) -> encoder::Activation {
-        match self {
-            Self::Gelu => encoder::Activation::Gelu,
-            Self::GeluTanh => encoder::Activation::GeluTanh,
-            Self::Relu => encoder::Activation::Relu,
-        }
-    }
 }

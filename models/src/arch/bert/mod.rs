@@ -19,10 +19,13 @@ pub const ARCHITECTURE: Architecture = Architecture {
     claims,
     describe: Some(describe::describe),
     #[cfg(feature = "candle")]
-    build: layers::build,
+    build: Some(layers::build),
 };
 
 fn claims(config: &Value) -> bool {
+    if config["position_embedding_type"] == "alibi" {
+        return false;
+    }
     match config["architectures"][0].as_str() {
         Some(name) => matches!(name, "BertModel" | "BertForSequenceClassification"),
         None => config["model_type"] == "bert",

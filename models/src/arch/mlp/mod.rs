@@ -15,7 +15,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     claims: |config| config["model_type"] == "mlp",
     describe: None,
     #[cfg(feature = "candle")]
-    build: candle::build,
+    build: Some(candle::build),
 };
 
 /// What a `config.json` states.

@@ -4,7 +4,7 @@
 //! and values of the next. A sequence's vector is the same to the last bit in any company.
 
 use super::weights::{LayerWeights, NormWeights, PackedDense, Weights, values};
-use crate::arch::encoder::Encoder;
+use crate::arch::encoder::{Encoder, Positions};
 use crate::engine::Tokens;
 use crate::load::safetensors::Checkpoint;
 use crate::manifest::Pooling;
@@ -71,11 +71,14 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(sequences: &[&Tokens]) -> Self {
+    /// Where there is one segment or none, what callers say of them is not looked at.
+    fn new(sequences: &[&Tokens], types: usize) -> Self {
         let mut packed = Self { ids: vec![], types: vec![], positions: vec![], cu_seqlens: vec![0] };
         for tokens in sequences {
             packed.ids.extend(&tokens.ids);
-            packed.types.extend(&tokens.type_ids);
+            if types > 1 {
+                packed.types.extend(&tokens.type_ids);
+            }
             packed.types.resize(packed.ids.len(), 0);
             packed.positions.extend(0..tokens.ids.len() as u32);
             packed.cu_seqlens.push(packed.ids.len() as u32);
@@ -93,7 +96,7 @@ fn words(error: impl std::fmt::Display) -> String {
 impl Forward<'_> {
     /// One vector per sequence, which have been checked against the encoder's bounds.
     pub(super) fn run(&self, sequences: &[&Tokens], workspace: &mut Workspace) -> Result<Vec<Vec<f32>>> {
-        let batch = Packed::new(sequences);
+        let batch = Packed::new(sequences, self.encoder.bounds.types);
         let (t, h, heads) = (batch.ids.len(), self.encoder.hidden, &self.encoder.heads);
         let Workspace { x, qkv, context, scratch } = workspace;
         let x = x.at_least(t * h);
@@ -120,7 +123,7 @@ impl Forward<'_> {
             let parts = x.par_chunks_mut(chunk * h).zip(context.par_chunks(chunk * heads.query_width()));
             parts.try_for_each(|(x, context)| self.after_attention(last, context, x, &mut mine(scratch)))?;
         }
-        self.pool(&batch.cu_seqlens, x)
+        self.pool(&batch, x)
     }
 
     /// Tokens of a task: as many tasks for every thread, none too large.
@@ -134,10 +137,7 @@ impl Forward<'_> {
         let table = |slice| values(slice, self.checkpoint).map_err(words);
         let words_table = table(&embeddings.words)?;
         let positions = match &embeddings.positions {
-            Some((slice, first)) => {
-                let indices: Vec<u32> = batch.positions.iter().map(|position| position + *first as u32).collect();
-                Some((table(slice)?, indices))
-            }
+            Some(positions) => Some((table(&positions.table)?, rows_of(positions, batch))),
             None => None,
         };
         let types = embeddings.types.as_ref().map(table).transpose()?;
@@ -279,10 +279,17 @@ impl Forward<'_> {
         Ok(())
     }
 
+    /// The last token of a sequence that is not padding; the last one where all are.
+    fn last(&self, ids: &[u32]) -> usize {
+        let counts = |id: &u32| Some(*id) != self.encoder.head.padding;
+        ids.iter().rposition(counts).unwrap_or(ids.len() - 1)
+    }
+
     /// One vector per sequence, through the head's steps.
-    fn pool(&self, cu_seqlens: &[u32], x: &mut [f32]) -> Result<Vec<Vec<f32>>> {
+    fn pool(&self, batch: &Packed, x: &mut [f32]) -> Result<Vec<Vec<f32>>> {
         let h = self.encoder.hidden;
         normalise(self.weights.norm.as_ref(), x)?;
+        let cu_seqlens = batch.cu_seqlens.as_slice();
         let sequences = cu_seqlens.len() - 1;
         let row = |token: usize| &x[token * h..(token + 1) * h];
         let mut vectors = vec![0.0; sequences * h];
@@ -293,11 +300,12 @@ impl Forward<'_> {
             }
             Pooling::Cls | Pooling::Last => {
                 for (sequence, vector) in vectors.chunks_exact_mut(h).enumerate() {
+                    let tokens = cu_seqlens[sequence] as usize..cu_seqlens[sequence + 1] as usize;
                     let token = match self.encoder.head.pooling {
-                        Pooling::Last => cu_seqlens[sequence + 1] - 1,
-                        _ => cu_seqlens[sequence],
+                        Pooling::Last => tokens.start + self.last(&batch.ids[tokens]),
+                        _ => tokens.start,
                     };
-                    vector.copy_from_slice(row(token as usize));
+                    vector.copy_from_slice(row(token));
                 }
             }
         }
@@ -309,6 +317,23 @@ impl Forward<'_> {
         }
         Ok(vectors.chunks_exact(self.encoder.bounds.vector).map(<[f32]>::to_vec).collect())
     }
+}
+
+/// The row of each token's position.
+fn rows_of(positions: &Positions, batch: &Packed) -> Vec<u32> {
+    let Some(padding) = positions.padding else { return batch.positions.clone() };
+    let mut counted = 0;
+    let row = |(id, position): (&u32, &u32)| {
+        if *position == 0 {
+            counted = 0;
+        }
+        if *id == padding {
+            return padding;
+        }
+        counted += 1;
+        padding + counted
+    };
+    batch.ids.iter().zip(&batch.positions).map(row).collect()
 }
 
 /// The calling thread's memory. Threads of the pool have their own; nobody else comes here.

@@ -187,7 +187,7 @@ fn bucket(distance: isize, buckets: usize, distance_max: usize) -> usize {
 }
 
 fn check_tables(embeddings: &Embeddings, checkpoint: &Checkpoint) -> Result<(), Error> {
-    let positions = embeddings.positions.iter().map(|(slice, _)| slice);
+    let positions = embeddings.positions.iter().map(|positions| &positions.table);
     for slice in std::iter::once(&embeddings.words).chain(positions).chain(&embeddings.types) {
         values(slice, checkpoint)?;
     }

@@ -1,0 +1,78 @@
+//! RoBERTa and XLM-RoBERTa (multilingual E5, BGE-M3, BGE rerankers): BERT's layers, positions that are counted around padding,
+//! one segment, and a classifier of two products.
+//!
+//! # Source
+//! Liu et al., "RoBERTa" (arXiv 1907.11692); Conneau et al., "XLM-R" (arXiv 1911.02116). Names are those of `transformers`.
+
+use super::encoder::{Activation, Dense, Embeddings, Encoder, Positions, Slice};
+use super::parts::{self, PostNorm};
+use super::settings::Settings;
+use super::{Architecture, Bounds};
+use crate::load::Error;
+use crate::load::safetensors::Checkpoint;
+use crate::manifest::{Manifest, Pooling};
+use serde_json::{Value, json};
+
+/// The line for the list of architectures.
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "roberta",
+    claims: |config| matches!(config["model_type"].as_str(), Some("roberta" | "xlm-roberta" | "camembert")),
+    describe: Some(describe),
+    #[cfg(feature = "candle")]
+    build: None,
+};
+
+fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Result<Encoder, Error> {
+    let settings = Settings(config);
+    settings.only(&[("position_embedding_type", json!("absolute"))])?;
+    let (h, f) = (settings.size("hidden_size")?, settings.size("intermediate_size")?);
+    let (queries, positions) = (settings.size("num_attention_heads")?, settings.size("max_position_embeddings")?);
+    let eps = settings.positive_or("layer_norm_eps", 1e-5)?;
+    let padding = config["pad_token_id"].as_u64().unwrap_or(1) as u32;
+    let activation = settings.activation("hidden_act", "gelu")?;
+    let prefix = checkpoint.prefix("roberta.", "embeddings.word_embeddings.weight");
+    let at = |name: &str| format!("{prefix}{name}");
+    let norm = |name: &str| parts::layer_norm(checkpoint, name, h, eps);
+    let layer = |index: usize| {
+        let at = |name: &str| at(&format!("encoder.layer.{index}.{name}"));
+        let qkv = ["query", "key", "value"].map(|part| at(&format!("attention.self.{part}")));
+        let layer = PostNorm {
+            qkv: Dense::joined(&qkv.each_ref().map(String::as_str), h, &[h; 3], true),
+            out: Dense::named(&at("attention.output.dense"), h, h, true),
+            norm: norm(&at("attention.output.LayerNorm")),
+            up: Dense::named(&at("intermediate.dense"), h, f, true),
+            activation,
+            down: Dense::named(&at("output.dense"), f, h, true),
+            out_norm: norm(&at("output.LayerNorm")),
+        };
+        layer.layer(None)
+    };
+    let words = parts::table(checkpoint, at("embeddings.word_embeddings.weight"), h);
+    let (head, vector) = parts::head(manifest, h, Pooling::Mean, || {
+        parts::two_step_head(checkpoint, h, "classifier.dense", Activation::Tanh, "classifier.out_proj")
+    });
+    Ok(Encoder {
+        bounds: Bounds {
+            vocabulary: words.shape[0],
+            types: 1,
+            tokens: positions.saturating_sub(padding as usize + 1).max(1),
+            vector,
+        },
+        hidden: h,
+        embeddings: Embeddings {
+            words,
+            positions: Some(Positions {
+                table: Slice::whole(at("embeddings.position_embeddings.weight"), &[positions, h]),
+                padding: Some(padding),
+            }),
+            types: Some(parts::table(checkpoint, at("embeddings.token_type_embeddings.weight"), h)),
+            norm: Some(norm(&at("embeddings.LayerNorm"))),
+        },
+        heads: parts::heads(queries, settings.head_dim(h, queries)?),
+        bias: None,
+        rotaries: vec![],
+        layers: (0..settings.size("num_hidden_layers")?).map(layer).collect(),
+        norm: None,
+        head,
+    })
+}

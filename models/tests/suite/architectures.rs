@@ -1,0 +1,112 @@
+//! Every family of encoders on our own ops: small checkpoints with random weights, laid out as the published ones, against what
+//! the reference implementation makes of them. Alone and in one batch.
+
+use crate::support::{On, assert_close, cosine, data, load_on, manifest, numbers, vectors};
+use models::Loaded;
+use models::engine::{Item, Tokens};
+use models::manifest::{Pooling, Task};
+use serde_json::Value;
+use std::path::Path;
+
+/// Of a golden's largest value. The reference in f32 differs from itself in f64 by a tenth of the first; logits are small sums
+/// of many terms.
+const EMBEDDING: f64 = 1e-5;
+const LOGITS: f64 = 5e-5;
+
+/// Embeddings, pooled in every way.
+fn embeds(name: &str, architecture: &str) {
+    for (pooling, key) in [(Pooling::Mean, "mean"), (Pooling::Cls, "cls"), (Pooling::Last, "last")] {
+        let (mut model, golden, _folder) = load(name, architecture, Some(pooling));
+        assert_eq!(model.manifest.task, Task::Embed);
+        check(&mut model, &golden, key, EMBEDDING);
+    }
+}
+
+/// Logits of a classifier of so many labels.
+fn classifies(name: &str, architecture: &str, labels: usize) {
+    let (mut model, golden, _folder) = load(name, architecture, None);
+    let manifest = &model.manifest;
+    let task = if labels == 1 { Task::Rerank } else { Task::Classify };
+    assert_eq!((manifest.task, model.engine.info().vector_len), (task, Some(labels)));
+    check(&mut model, &golden, "logits", LOGITS);
+}
+
+/// A checkpoint and what the reference makes of it. Its tokenizer is another model's: the goldens are of token ids.
+fn load(name: &str, architecture: &str, pooling: Option<Pooling>) -> (Loaded, Value, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, file: &str| std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
+    let source = data("arch").join(name);
+    copy(&source, "config.json");
+    copy(&source, "model.safetensors");
+    copy(&data("tiny-bert"), "tokenizer.json");
+    let mut manifest = manifest(folder.path());
+    assert_eq!(manifest.architecture, architecture);
+    if pooling.is_some() {
+        manifest.pooling = pooling;
+    }
+    let golden = std::fs::read(data("arch").join(format!("{name}.golden.json"))).unwrap();
+    let model = load_on(On::Kernels, &manifest, folder.path()).unwrap();
+    (model, serde_json::from_slice(&golden).unwrap(), folder)
+}
+
+fn check(model: &mut Loaded, golden: &Value, key: &str, tolerance: f64) {
+    let cases: Vec<&Value> = golden["cases"].as_array().unwrap().iter().chain(golden.get("pad_inside")).collect();
+    assert!(cases.len() >= 5, "{} cases", cases.len());
+    let ids = |list: &Value| numbers(list).into_iter().map(|id| id as u32).collect::<Vec<_>>();
+    let item = |case: &&Value| {
+        let type_ids = case.get("type_ids").map(ids).unwrap_or_default();
+        Item::Tokens(Tokens { ids: ids(&case["ids"]), type_ids })
+    };
+    let items: Vec<Item> = cases.iter().map(item).collect();
+    let longest = items.iter().map(Item::cost).max().unwrap();
+    assert_eq!(Some(longest), model.engine.info().max_tokens, "one case is as long as the model takes");
+    let together = vectors(model, &items);
+    for ((item, case), together) in items.iter().zip(cases).zip(&together) {
+        let want = numbers(&case[key]);
+        let largest = want.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
+        assert_close(together, &want, tolerance * largest, &format!("{key} of {} tokens", item.cost()));
+        let alone = vectors(model, std::slice::from_ref(item)).remove(0);
+        assert!(cosine(&alone, together) >= 0.999_999);
+        assert_eq!(&alone, together, "to the last bit");
+    }
+}
+
+/// One line a checkpoint.
+macro_rules! checkpoints {
+    ($($test:ident: $check:ident($name:literal, $architecture:literal $(, $labels:literal)?);)*) => {
+        $(#[test] fn $test() { $check($name, $architecture $(, $labels)?) })*
+    };
+}
+
+checkpoints! {
+    bert_with_gelu_by_tanh: embeds("bert-gelu-new", "bert");
+    bert_with_relu: embeds("bert-relu", "bert");
+    bert_classifier: classifies("bert-classifier-3", "bert", 3);
+    roberta: embeds("roberta", "roberta");
+    roberta_in_f16: embeds("roberta-f16", "roberta");
+    roberta_in_bf16: embeds("roberta-bf16", "roberta");
+    roberta_reranker: classifies("roberta-classifier-1", "roberta", 1);
+    roberta_classifier: classifies("roberta-classifier-3", "roberta", 3);
+    xlm_roberta: embeds("xlm-roberta", "roberta");
+    xlm_roberta_reranker: classifies("xlm-roberta-classifier-1", "roberta", 1);
+    xlm_roberta_classifier: classifies("xlm-roberta-classifier-3", "roberta", 3);
+    distilbert: embeds("distilbert", "distilbert");
+    distilbert_reranker: classifies("distilbert-classifier-1", "distilbert", 1);
+    distilbert_classifier: classifies("distilbert-classifier-3", "distilbert", 3);
+    mpnet: embeds("mpnet", "mpnet");
+    mpnet_reranker: classifies("mpnet-classifier-1", "mpnet", 1);
+    mpnet_classifier: classifies("mpnet-classifier-3", "mpnet", 3);
+    nomic_bert: embeds("nomic-bert", "nomic_bert");
+    modernbert: embeds("modernbert", "modernbert");
+    modernbert_reranker: classifies("modernbert-classifier-1", "modernbert", 1);
+    modernbert_classifier: classifies("modernbert-classifier-3", "modernbert", 3);
+    gte: embeds("gte", "gte");
+    gte_stretched_by_ntk: embeds("gte-ntk", "gte");
+    gte_multilingual: embeds("gte-multilingual", "gte");
+    gte_reranker: classifies("gte-classifier-1", "gte", 1);
+    gte_classifier: classifies("gte-classifier-3", "gte", 3);
+    jina_bert: embeds("jina-bert", "jina_bert");
+    qwen3: embeds("qwen3", "qwen3");
+    qwen3_reranker: classifies("qwen3-classifier-1", "qwen3", 1);
+    qwen3_classifier: classifies("qwen3-classifier-3", "qwen3", 3);
+}
