@@ -51,7 +51,7 @@ pub(crate) fn silu<L: Lanes>(l: L, x: L::V) -> L::V {
 /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, which is `x · sigmoid(2 √(2/π) · (x + 0.044715 x³))`.
 #[inline(always)]
 pub(crate) fn gelu_tanh<L: Lanes>(l: L, x: L::V) -> L::V {
-    const TWICE_ROOT: f32 = 1.595_769_1;
+    const TWICE_ROOT: f32 = 1.595_769;
     let inner = l.mul(x, l.mul_add(l.mul(x, x), l.splat(0.044_715 * TWICE_ROOT), l.splat(TWICE_ROOT)));
     l.mul(x, sigmoid(l, inner))
 }

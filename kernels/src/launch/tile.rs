@@ -26,7 +26,13 @@ pub(crate) struct Block {
     pub(crate) c: *mut f32,
     pub(crate) c_stride: usize,
     pub(crate) accumulate: bool,
+    /// Bytes that will be read next, such as the panel after this one: they are asked for bit by bit, so that they are near when
+    /// their turn comes.
+    pub(crate) next: Option<(*const f32, usize)>,
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 impl Block {
     /// Computes it.
@@ -52,6 +58,12 @@ impl Kernel for Promised {
         let mut first = 0;
         for index in 0..tiles {
             let rows = (block.rows - first).div_ceil(tiles - index);
+            if let Some((next, bytes)) = block.next {
+                let lines = bytes / LINE;
+                for line in lines * index / tiles..lines * (index + 1) / tiles {
+                    l.prefetch(next.wrapping_byte_add(line * LINE));
+                }
+            }
             // SAFETY: rows first..first + rows of what `Block::run` was promised.
             unsafe {
                 let a = block.a.add(first * block.a_stride);

@@ -52,9 +52,9 @@ impl Default for Admission {
 /// How batches are put together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Tokens in a batch of an encoder on an accelerator.
+    /// Tokens in a batch of an encoder on an accelerator at most. How many there are in fact is measured when a model is loaded.
     pub tokens_max: usize,
-    /// Tokens in a batch of an encoder on the CPU.
+    /// Tokens in a batch of an encoder on the CPU at most.
     pub tokens_max_cpu: usize,
     /// Sequences in a batch of an encoder.
     pub sequences_max: usize,
@@ -71,8 +71,8 @@ impl Default for Batch {
         Self {
             // Fills a large GPU with a small encoder; activations of BERT-base stay below 1 GiB.
             tokens_max: 16_384,
-            // About 0.2 s of MiniLM on two cores: a CPU gains nothing from larger batches, and others wait meanwhile.
-            tokens_max_cpu: 1_024,
+            // More than any CPU needs to work at its full rate; what is larger only keeps others waiting.
+            tokens_max_cpu: 4_096,
             sequences_max: 512,
             rows_max: 256,
             // Waiting for company costs latency when there is none; when there is, it gathers while the device works.

@@ -16,6 +16,7 @@ use super::thread::{self, Command, words_of};
 use super::{Inner, Seat};
 use crate::Error;
 use crate::batch::backlog::LaneId;
+use crate::batch::policy::Limits;
 use crate::cache::CachedModel;
 
 impl Inner {
@@ -49,7 +50,7 @@ impl Inner {
         let ledger = || seat.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger().reserve(lane, &id, need);
         let started = Instant::now();
-        let loaded = self.load_files(&cached, seat).inspect_err(|_| ledger().release(lane))?;
+        let (loaded, limits) = self.load_files(&cached, seat).inspect_err(|_| ledger().release(lane))?;
         // What was reserved counts what batches need too, so it stays unless the weights alone are more.
         let memory_bytes = need.max(loaded.engine.info().weights_bytes);
         ledger().reserve(lane, &id, memory_bytes);
@@ -60,7 +61,7 @@ impl Inner {
             ledger().release(lane);
             return Err(Error::Draining);
         }
-        seat.queue.set_lane(lane, self.limits(&info), true);
+        seat.queue.set_lane(lane, limits, true);
         let resident = Arc::new(Resident::new(New {
             cached,
             pipeline: loaded.pipeline,
@@ -78,6 +79,7 @@ impl Inner {
             device = %seat.device,
             provider = resident.info.provider,
             ms = resident.loaded_in.as_millis() as u64,
+            batch = limits.cost,
             "loaded: {}; {}",
             resident.placement,
             resident.choice
@@ -92,8 +94,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Runs the loader. A loader that panics is an error like another.
-    fn load_files(&self, cached: &CachedModel, seat: &Seat) -> Result<Loaded, Error> {
+    /// Runs the loader, and finds out how large batches should be. A loader or an engine that panics is an error like another.
+    fn load_files(&self, cached: &CachedModel, seat: &Seat) -> Result<(Loaded, Limits), Error> {
         let compute = &self.options.compute;
         let options = models::Options {
             backend: compute.backend,
@@ -101,9 +103,13 @@ impl Inner {
             threads: compute.threads,
             onnx_library: compute.onnx_library.clone(),
         };
-        let attempt = catch_unwind(AssertUnwindSafe(|| match &compute.loader {
-            Some(loader) => loader(&cached.manifest, &cached.folder, &options),
-            None => models::load(&cached.manifest, &cached.folder, &options),
+        let attempt = catch_unwind(AssertUnwindSafe(|| {
+            let mut loaded = match &compute.loader {
+                Some(loader) => loader(&cached.manifest, &cached.folder, &options),
+                None => models::load(&cached.manifest, &cached.folder, &options),
+            }?;
+            let limits = self.limits(&mut *loaded.engine);
+            Ok((loaded, limits))
         }));
         let model = cached.manifest.id();
         match attempt {
@@ -213,8 +219,7 @@ impl Inner {
         let seat = &self.seats[seat_index];
         let id = cached.manifest.id();
         match self.load_files(cached, seat) {
-            Ok(loaded) => {
-                let limits = self.limits(loaded.engine.info());
+            Ok((loaded, limits)) => {
                 let is_wanted = || {
                     let residents = self.residents.read().unwrap_or_else(PoisonError::into_inner);
                     residents.get(&id).is_some_and(|resident| resident.lane == lane)

@@ -8,6 +8,7 @@ pub mod resident;
 pub mod thread;
 
 mod loading;
+mod warm_up;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -260,11 +261,15 @@ impl Inner {
         residents.get(id).map(Use::of)
     }
 
-    fn limits(&self, info: &models::engine::Info) -> Limits {
+    /// What a batch of a model may hold. Tries the engine, which is nobody else's yet.
+    fn limits(&self, engine: &mut dyn models::Engine) -> Limits {
         let batch = &self.options.batch;
+        let info = engine.info();
         let (cost, items) = match info.vector_len {
-            Some(_) if info.device == Device::Cpu => (batch.tokens_max_cpu, batch.sequences_max),
-            Some(_) => (batch.tokens_max, batch.sequences_max),
+            Some(_) => {
+                let most = if info.device == Device::Cpu { batch.tokens_max_cpu } else { batch.tokens_max };
+                (warm_up::batch_tokens(engine, most), batch.sequences_max)
+            }
             None if info.batches_rows => (batch.rows_max, batch.rows_max),
             // What cannot share a run gains nothing from a batch.
             None => (usize::MAX, 1),

@@ -44,6 +44,8 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// They can be written, by nobody else at the same time.
     unsafe fn store_at(self, v: Self::V, to: *mut f32);
+    /// Asks for the cache line of an address, which need not be readable. A hint: nothing where the CPU has none.
+    fn prefetch(self, address: *const f32);
     /// The first `WIDTH` elements, widened; panics when there are fewer.
     fn load_f16(self, from: &[f16]) -> Self::V;
     /// The first `WIDTH` elements, widened; panics when there are fewer.

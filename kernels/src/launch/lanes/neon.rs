@@ -82,6 +82,10 @@ impl Lanes for Neon {
         unsafe { vst1q_f32(to, v) }
     }
 
+    // aarch64's prefetch is not in stable Rust, and its cores' own prefetchers follow a panel well.
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+
     #[inline(always)]
     fn load_f16(self, from: &[f16]) -> float32x4_t {
         self.load(&[from[0].to_f32(), from[1].to_f32(), from[2].to_f32(), from[3].to_f32()])

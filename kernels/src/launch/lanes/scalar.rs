@@ -88,6 +88,9 @@ impl<const N: usize> Lanes for Scalar<N> {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+
+    #[inline(always)]
     fn load_f16(self, from: &[f16]) -> Self::V {
         let from = &from[..N];
         from_fn(|i| from[i].to_f32())

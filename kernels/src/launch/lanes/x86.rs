@@ -93,6 +93,13 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, address: *const f32) {
+        // SAFETY: a prefetch reads nothing, so any address will do. To the second cache: the nearest is full of what is
+        // being computed with.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+
+    #[inline(always)]
     fn load_f16(self, from: &[f16]) -> __m256 {
         let from = &from[..Self::WIDTH];
         // SAFETY: `self` proves F16C; the slice holds the elements that are read.
@@ -192,6 +199,13 @@ impl Lanes for Avx512 {
     unsafe fn store_at(self, v: __m512, to: *mut f32) {
         // SAFETY: as above.
         unsafe { _mm512_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const f32) {
+        // SAFETY: a prefetch reads nothing, so any address will do. To the second cache: the nearest is full of what is
+        // being computed with.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use kernels::attention::{self, Rows};
 use kernels::embed::{self, Term};
 use kernels::launch::aligned::Aligned;
 use kernels::launch::columns::Columns;
-use kernels::linear::{Activation, Epilogue, linear};
+use kernels::linear::{Activation, Epilogue, linear, linear_columns};
 use kernels::{glu, mean_pool, rotary};
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
@@ -20,6 +20,10 @@ use std::sync::{Mutex, PoisonError};
 /// Tokens of a task at most: with so many, a layer's intermediate results (128 rows of 1,536: 786 KB) stay near their core, and
 /// the weights are read often enough from the cache that reading them costs nothing.
 const TOKENS_PER_TASK: usize = 128;
+
+/// Tokens of a batch, for each thread, up to which threads share the columns of every product instead of the rows: with so few
+/// rows reading the weights takes the time, and so each thread reads its part of them once.
+const SHARED_TOKENS: usize = 24;
 
 /// Memory that is kept between batches.
 #[derive(Default)]
@@ -105,6 +109,10 @@ impl Forward<'_> {
         let chunk = self.chunk(t);
 
         self.embed(&batch, chunk, x)?;
+        // With few tokens there is one task, whose products are shared by all threads.
+        let is_shared = t <= SHARED_TOKENS * self.threads;
+        let chunk = if is_shared { t } else { chunk };
+        let product: &Product<'_> = if is_shared { &|call| self.shared(call) } else { &alone };
         for (index, layer) in self.weights.layers.iter().enumerate() {
             let before = index.checked_sub(1).map(|before| &self.weights.layers[before]);
             let parts = x.par_chunks_mut(chunk * h).zip(qkv.par_chunks_mut(chunk * heads.width()));
@@ -113,15 +121,15 @@ impl Forward<'_> {
             parts.try_for_each(|(((x, qkv), context), positions)| {
                 let scratch = &mut *mine(scratch);
                 if let Some(before) = before {
-                    self.after_attention(before, context, x, scratch)?;
+                    self.after_attention(before, context, x, scratch, product)?;
                 }
-                self.before_attention(layer, x, positions, qkv, scratch)
+                self.before_attention(layer, x, positions, qkv, scratch, product)
             })?;
             self.attention(layer, &batch.cu_seqlens, qkv, context, scratch)?;
         }
         if let Some(last) = self.weights.layers.last() {
             let parts = x.par_chunks_mut(chunk * h).zip(context.par_chunks(chunk * heads.query_width()));
-            parts.try_for_each(|(x, context)| self.after_attention(last, context, x, &mut mine(scratch)))?;
+            parts.try_for_each(|(x, context)| self.after_attention(last, context, x, &mut mine(scratch), product))?;
         }
         self.pool(&batch, x)
     }
@@ -161,10 +169,11 @@ impl Forward<'_> {
         positions: &[u32],
         qkv: &mut [f32],
         scratch: &mut Scratch,
+        product: &Product<'_>,
     ) -> Result<()> {
         let heads = &self.encoder.heads;
         let input = normalised(layer.attention_norm.as_ref(), x, &mut scratch.rows)?;
-        dense(&layer.qkv, input, Activation::None, None, qkv)?;
+        product(Call::new(&layer.qkv, input, qkv))?;
         let (q, k) = (heads.query_width(), heads.keys * heads.dim);
         if let Some((of_queries, of_keys)) = &layer.head_norms {
             for row in qkv.chunks_exact_mut(heads.width()) {
@@ -246,11 +255,12 @@ impl Forward<'_> {
         context: &[f32],
         x: &mut [f32],
         scratch: &mut Scratch,
+        product: &Product<'_>,
     ) -> Result<()> {
         let rows = x.len() / self.encoder.hidden;
         let Scratch { rows: sums, inner, gated, .. } = scratch;
         let sums = sums.at_least(x.len());
-        dense(&layer.attention_out, context, Activation::None, Some(x), sums)?;
+        product(Call { residual: Some(x), ..Call::new(&layer.attention_out, context, sums) })?;
         normalise(layer.attention_norm_after.as_ref(), sums)?;
         x.copy_from_slice(sums);
 
@@ -265,15 +275,15 @@ impl Forward<'_> {
         let up = inner.at_least(rows * description.up.outputs);
         let width = description.down.inputs;
         let inner = if description.gated {
-            dense(&layer.up, input, Activation::None, None, up)?;
+            product(Call::new(&layer.up, input, up))?;
             let gated = gated.at_least(rows * width);
             glu::glu(up, width, description.activation, gated).map_err(words)?;
             &*gated
         } else {
-            dense(&layer.up, input, description.activation, None, up)?;
+            product(Call { activation: description.activation, ..Call::new(&layer.up, input, up) })?;
             &*up
         };
-        dense(&layer.down, inner, Activation::None, Some(x), sums)?;
+        product(Call { residual: Some(x), ..Call::new(&layer.down, inner, sums) })?;
         normalise(layer.feed_forward_norm_after.as_ref(), sums)?;
         x.copy_from_slice(sums);
         Ok(())
@@ -311,7 +321,7 @@ impl Forward<'_> {
         }
         for step in &self.weights.steps {
             let mut next = vec![0.0; sequences * step.dense.weights.outputs()];
-            dense(&step.dense, &vectors, step.activation, None, &mut next)?;
+            self.shared(Call { activation: step.activation, ..Call::new(&step.dense, &vectors, &mut next) })?;
             normalise(step.norm.as_ref(), &mut next)?;
             vectors = next;
         }
@@ -355,13 +365,48 @@ fn normalised<'a>(norm: Option<&NormWeights>, rows: &'a [f32], copy: &'a mut Ali
     Ok(copy)
 }
 
-fn dense(
-    layer: &PackedDense,
-    x: &[f32],
+/// A product with what follows it.
+struct Call<'a> {
+    layer: &'a PackedDense,
+    x: &'a [f32],
     activation: Activation,
-    residual: Option<&[f32]>,
-    out: &mut [f32],
-) -> Result<()> {
-    let epilogue = Epilogue { bias: layer.bias.as_deref(), activation, residual };
-    linear(x, &layer.weights, &epilogue, out).map_err(words)
+    residual: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+/// How a product is computed: by the calling thread alone, or by all.
+type Product<'p> = dyn Fn(Call<'_>) -> Result<()> + Sync + 'p;
+
+impl<'a> Call<'a> {
+    /// Only the bias follows.
+    fn new(layer: &'a PackedDense, x: &'a [f32], out: &'a mut [f32]) -> Self {
+        Self { layer, x, activation: Activation::None, residual: None, out }
+    }
+
+    fn epilogue(&self) -> Epilogue<'a> {
+        Epilogue { bias: self.layer.bias.as_deref(), activation: self.activation, residual: self.residual }
+    }
+}
+
+fn alone(call: Call<'_>) -> Result<()> {
+    let epilogue = call.epilogue();
+    linear(call.x, &call.layer.weights, &epilogue, call.out).map_err(words)
+}
+
+impl Forward<'_> {
+    /// Every thread computes some columns.
+    fn shared(&self, call: Call<'_>) -> Result<()> {
+        let (weights, epilogue) = (&call.layer.weights, call.epilogue());
+        let threads = self.threads.min(weights.panels());
+        let mut tasks = Vec::with_capacity(threads);
+        let mut rest = Columns::whole(call.out, weights.outputs());
+        for thread in 0..threads {
+            let panels = thread * weights.panels() / threads..(thread + 1) * weights.panels() / threads;
+            let (mine, others) = rest.split_columns(weights.columns(panels.clone()).len());
+            rest = others;
+            tasks.push((panels, mine));
+        }
+        let run = |(panels, out)| linear_columns(call.x, weights, panels, &epilogue, out).map_err(words);
+        tasks.into_par_iter().try_for_each(run)
+    }
 }
