@@ -76,7 +76,8 @@ def to_json(run: Run, rows: list[Row], ratios: list[Ratio]) -> str:
         "failures": [asdict(failure) for failure in run.failures],
         "rounds": [round_.as_json() for round_ in run.rounds],
     }
-    return json.dumps(content, indent=1) + "\n"
+    # Messages of libraries and servers may hold folders too. No value of ours begins with a slash.
+    return without_folders(json.dumps(content, indent=1)) + "\n"
 
 
 def to_markdown(run: Run, rows: list[Row], ratios: list[Ratio], plot: str | None) -> str:
@@ -97,7 +98,7 @@ def to_markdown(run: Run, rows: list[Row], ratios: list[Ratio], plot: str | None
     if run.left_out or run.failures:
         lines = [f"- {name}: {reason}" for name, reason in run.left_out.items()]
         lines += [f"- {one.contestant}, {one.workload}, round {one.round + 1}: {one.reason}" for one in run.failures]
-        parts.append("## Left out or failed\n\n" + "\n".join(lines))
+        parts.append("## Left out or failed\n\n" + without_folders("\n".join(lines)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
