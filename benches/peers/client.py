@@ -1,4 +1,4 @@
-"""One client's connection, kept open: a request goes out, the whole response comes back to a callback or a future.
+"""One client's connection, kept open: a request goes out, the whole response comes back to a callback.
 
 Comes in: ready request bytes. Goes out: responses with the time they took, failures in words. It never decides what to
 send next, and looks no deeper into a response than its end.
@@ -20,12 +20,11 @@ class Client(asyncio.Protocol):
         self._on_answer, self._on_failure = on_answer, on_failure
         self._reader = ResponseReader()
         self._transport: asyncio.Transport | None = None
-        self._asked: asyncio.Future[Response] | None = None
         self._sent_at = 0.0
         self.is_waiting = False
-        # What its owner keeps with it: the number of the request under way, answers so far, the last body.
+        # What its owner keeps with it: the number of the request under way, the first body and the last.
         self.request = -1
-        self.answers = 0
+        self.first_body: bytes | None = None
         self.last_body: bytes | None = None
 
     @property
@@ -37,19 +36,10 @@ class Client(asyncio.Protocol):
         await asyncio.get_running_loop().create_connection(lambda: self, host, port)
 
     def send(self, number: int, request: bytes) -> None:
-        """Sends; the answer goes to the callback."""
+        """Sends a request that its owner knows by this number."""
         assert self._transport is not None, "opened before"
         self.request, self.is_waiting, self._sent_at = number, True, time.perf_counter()
         self._transport.write(request)
-
-    async def ask(self, request: bytes, patience_seconds: float) -> Response:
-        """Sends and waits; the callback does not see this answer. Raises OSError or BadResponse."""
-        self._asked = asyncio.get_running_loop().create_future()
-        try:
-            self.send(-1, request)
-            return await asyncio.wait_for(self._asked, patience_seconds)
-        finally:
-            self._asked = None
 
     def seconds_waited(self) -> float:
         """Since the last request was sent."""
@@ -79,10 +69,7 @@ class Client(asyncio.Protocol):
         self.is_waiting = False
         if not response.keeps_open:
             self.close()
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_result(response)
-        else:
-            self._on_answer(self, response)
+        self._on_answer(self, response)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -91,7 +78,4 @@ class Client(asyncio.Protocol):
             self._fail(error or ConnectionError("closed by the server"))
 
     def _fail(self, error: Exception) -> None:
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_exception(error)
-        else:
-            self._on_failure(self, f"{type(error).__name__}: {error}")
+        self._on_failure(self, f"{type(error).__name__}: {error}")

@@ -6,7 +6,8 @@ long each took, every error. A connection's first answer, to a probe, is checked
 the reference), and its last one by count and dimensions, both outside the window; inside it a response is only read to
 its end and its status looked at.
 
-The window begins when every client has had an answer, so that queues are as full as they get, and ends by the clock.
+The window begins when every client has had its first answer, so that queues are as full as they get, and ends by the
+clock. Both checks come after the last answer, so that they take no time from anybody.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ from .workloads import Workload
 PATIENCE_SECONDS = 120.0
 # A client that was refused waits before it asks again, so that refusals do not eat the machine that is measured.
 AFTER_ERROR_SECONDS = 0.05
+# The number of the request that every connection begins with.
+PROBE = -1
 
 
 class LoadError(Exception):
@@ -122,15 +125,21 @@ class _Load:
         self._window = Window()
         self._clients = [Client(self._answered, self._failed) for _ in range(workload.clients)]
         self._unsettled = workload.clients
+        self._refused_probe: str | None = None
         self._settled, self._drained = asyncio.Event(), asyncio.Event()
         self._is_measuring = self._is_draining = False
         self._reopening: set[asyncio.Task[None]] = set()
 
     async def run(self, seconds: float) -> Window:
-        await asyncio.gather(*(self._probe(number, client) for number, client in enumerate(self._clients)))
-        for client in self._clients:
-            self._next(client)
+        for number, client in enumerate(self._clients):
+            try:
+                await client.open(self._server.host, self._server.port)
+            except OSError as error:
+                raise LoadError(f"{self._server.name}: cannot connect: {error}") from error
+            client.send(PROBE, self._server.request([probe.text for probe in self._probes_of(number)]))
         await self._within_patience(self._settled, "first")
+        if self._refused_probe is not None:
+            raise LoadError(f"{self._server.name}: a probe was not answered: {self._refused_probe}")
         before = _Clocks.read(self._server)
         self._is_measuring = True
         await asyncio.sleep(seconds)
@@ -139,7 +148,9 @@ class _Load:
         self._is_draining = True
         if any(client.is_waiting for client in self._clients):
             await self._within_patience(self._drained, "last")
-        self._check_last_answers()
+        for number, client in enumerate(self._clients):
+            self._check_first_answer(client, self._probes_of(number))
+            self._check_last_answer(client)
         window = self._window
         window.seconds = after.wall - before.wall
         if before.server is not None and after.server is not None:
@@ -153,28 +164,10 @@ class _Load:
         for client in self._clients:
             client.close()
 
-    async def _probe(self, number: int, client: Client) -> None:
-        """Opens the connection and checks its first answer in full."""
+    def _probes_of(self, number: int) -> list[Probe]:
+        """What the first request of a connection holds."""
         size = self._workload.texts_per_request
-        probes = [self._probes[(number * size + place) % len(self._probes)] for place in range(size)]
-        name = self._server.name
-        try:
-            await client.open(self._server.host, self._server.port)
-            response = await client.ask(self._server.request([probe.text for probe in probes]), PATIENCE_SECONDS)
-        except (OSError, TimeoutError, BadResponse) as error:
-            raise LoadError(f"{name}: no answer to a probe: {type(error).__name__}: {error}") from error
-        if response.status != 200:
-            raise LoadError(f"{name}: status {response.status} to a probe: {_begin_of(response.body)}")
-        try:
-            found = least_cosine(embeddings(self._server.api, response.body), probes)
-        except (BadResponse, ValueError) as error:
-            raise LoadError(f"{name}: a wrong answer to a probe: {error}") from error
-        least = LEAST_COSINE[self._workload.precision]
-        if found < least:
-            raise LoadError(
-                f"{name}: cosine {found:.6f} to the reference, below {least}: other weights, or texts cut off"
-            )
-        self._window.least_cosine = min(self._window.least_cosine, found)
+        return [self._probes[(number * size + place) % len(self._probes)] for place in range(size)]
 
     def _next(self, client: Client) -> None:
         """What a client does when it has nothing under way."""
@@ -204,17 +197,21 @@ class _Load:
         if self._is_measuring:
             self._window.latencies.append(waited)
             self._window.completed.append(client.request)
-        client.last_body = response.body
-        client.answers += 1
-        if client.answers == 1:
+        if client.request == PROBE:
+            client.first_body = response.body
             self._unsettled -= 1
             if self._unsettled == 0:
                 self._settled.set()
+        client.last_body = response.body
         self._next(client)
 
     def _failed(self, client: Client, reason: str) -> None:
-        """Counts the error and lets the client go on in a moment."""
+        """Counts the error and lets the client go on in a moment. Without an answer to a probe there is no round."""
         self._window.errors[reason] += 1
+        if client.request == PROBE:
+            self._refused_probe = reason
+            self._settled.set()
+            return
         asyncio.get_running_loop().call_later(AFTER_ERROR_SECONDS, lambda: self._next(client))
 
     async def _within_patience(self, event: asyncio.Event, which: str) -> None:
@@ -227,15 +224,27 @@ class _Load:
                 f"wait for their {which} answer; errors so far: {dict(self._window.errors)}"
             ) from None
 
-    def _check_last_answers(self) -> None:
-        for client in self._clients:
-            if client.last_body is None:
-                continue
-            try:
-                rows = embeddings(self._server.api, client.last_body)
-                check_shape(rows, self._workload.texts_per_request, len(self._probes[0].embedding))
-            except (BadResponse, ValueError) as error:
-                self._window.errors[f"a wrong last answer: {error}"] += 1
+    def _check_first_answer(self, client: Client, probes: list[Probe]) -> None:
+        """LoadError unless it is what the model gives: the figures of another model are no figures."""
+        name = self._server.name
+        try:
+            found = least_cosine(embeddings(self._server.api, client.first_body or b""), probes)
+        except (BadResponse, ValueError) as error:
+            raise LoadError(f"{name}: a wrong answer to a probe: {error}") from error
+        least = LEAST_COSINE[self._workload.precision]
+        if found < least:
+            raise LoadError(
+                f"{name}: cosine {found:.6f} to the reference, below {least}: other weights, or texts cut off"
+            )
+        self._window.least_cosine = min(self._window.least_cosine, found)
+
+    def _check_last_answer(self, client: Client) -> None:
+        """An error is counted unless it has the right count and dimensions."""
+        try:
+            rows = embeddings(self._server.api, client.last_body or b"")
+            check_shape(rows, self._workload.texts_per_request, len(self._probes[0].embedding))
+        except (BadResponse, ValueError) as error:
+            self._window.errors[f"a wrong last answer: {error}"] += 1
 
 
 def _begin_of(body: bytes) -> str:

@@ -55,10 +55,16 @@ def _panel(axis, workload: Workload, rows: list[Row], ours: list[str]) -> None:
     ]
     colours = [OURS_COLOUR if name in ours else PEER_COLOUR for name, _ in bars]
     axis.barh([name for name, _ in bars], medians, xerr=whiskers, color=colours, ecolor="#333333", capsize=2)
-    for place, median in enumerate(medians):
-        axis.text(
-            0.01 * max(medians), place, f"{median:.3g}", va="center", color="white", fontsize=8, fontweight="bold"
+    for place, (_, spread) in enumerate(bars):
+        axis.annotate(
+            f"{spread.median:.3g}",
+            (spread.greatest, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
+    axis.margins(x=0.12)
     axis.set_title(f"{workload.name}: {workload.describe()}", fontsize=9, loc="left")
     axis.set_xlabel("p50, ms (less is better)" if workload.is_single else "inputs/s", fontsize=8)
     axis.tick_params(labelsize=8)

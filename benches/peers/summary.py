@@ -49,15 +49,8 @@ class Ratio:
 
 def rows(rounds: list[Round]) -> list[Row]:
     """In the order in which workloads and contestants first appear."""
-    keys = list(dict.fromkeys((round_.workload, round_.contestant) for round_ in rounds))
-    return [
-        _row(workload, name, _of(rounds, workload, name)) for workload, name in sorted(keys, key=_by_workload(keys))
-    ]
-
-
-def _by_workload(keys: list[tuple[str, str]]):
-    workloads = list(dict.fromkeys(workload for workload, _ in keys))
-    return lambda key: (workloads.index(key[0]), key[1])
+    keys = dict.fromkeys((round_.workload, round_.contestant) for round_ in rounds)
+    return [_row(workload, name, _of(rounds, workload, name)) for workload, name in keys]
 
 
 def _of(rounds: list[Round], workload: str, name: str) -> list[Round]:
@@ -98,7 +91,7 @@ def ratios(rounds: list[Round], workloads: list[Workload], ours: list[str]) -> l
     for workload in workloads:
         names = list(dict.fromkeys(round_.contestant for round_ in rounds if round_.workload == workload.name))
         for our in (name for name in ours if name in names):
-            for peer in (name for name in sorted(names) if name not in ours):
+            for peer in (name for name in names if name not in ours):
                 ratio = _ratio(workload, our, peer, _of(rounds, workload.name, our), _of(rounds, workload.name, peer))
                 if ratio is not None:
                     found.append(ratio)

@@ -24,7 +24,11 @@ def embedding(text: str) -> list[float]:
     return [float(len(text)), float(text.count("r")), 1.0]
 
 
-PROBES = [Probe(text, tuple(embedding(text))) for text in ("river", "a stone", "lamp lamp lamp")]
+PROBES = [Probe(text, tuple(embedding(text))) for text in ("a river", "a stone", "a lamp, and a river")]
+
+
+def is_probe(texts: list[str]) -> bool:
+    return texts[0] in {probe.text for probe in PROBES}
 
 
 class Fake:
@@ -110,18 +114,30 @@ class Loads(unittest.TestCase):
         self.assertGreaterEqual(window.seconds, SECONDS)
         self.assertIsNone(window.cpu_seconds)
         self.assertGreater(window.built_late, 0)
-        asked = fake.texts[WORKLOAD.clients * WORKLOAD.texts_per_request :]
+        asked = [text for text in fake.texts if not is_probe([text])]
+        self.assertEqual(len(fake.texts) - len(asked), WORKLOAD.clients * WORKLOAD.texts_per_request)
         self.assertEqual(set(asked), set(Stream(WORKLOAD, "s", VOCABULARY).texts(0, len(asked))))
 
     def test_refusals_are_counted_and_are_no_completions(self) -> None:
-        with Fake(lambda number, texts: (429, []) if number > 8 and number % 5 == 0 else right(number, texts)) as fake:
+        def often_full(number: int, texts: list[str]) -> tuple[int, list[list[float]]]:
+            return (429, []) if number % 5 == 0 and not is_probe(texts) else right(number, texts)
+
+        with Fake(often_full) as fake:
             window = fake.window()
         self.assertTrue(all(reason.startswith("status 429") for reason in window.errors), window.errors)
         self.assertGreater(window.errors.total(), 0)
         self.assertGreater(len(window.completed), 0)
 
     def test_a_lost_connection_is_counted_and_opened_again(self) -> None:
-        with Fake(lambda number, texts: None if number in (9, 10) else right(number, texts)) as fake:
+        hung_up: list[int] = []
+
+        def hangs_up_twice(number: int, texts: list[str]) -> tuple[int, list[list[float]]] | None:
+            if len(hung_up) < 2 and not is_probe(texts):
+                hung_up.append(number)
+                return None
+            return right(number, texts)
+
+        with Fake(hangs_up_twice) as fake:
             window = fake.window()
         self.assertEqual(window.errors.total(), 2, window.errors)
         self.assertGreater(len(window.completed), 0)
@@ -140,7 +156,7 @@ class Loads(unittest.TestCase):
                 fake.window()
 
     def test_a_wrong_last_answer_is_an_error(self) -> None:
-        with Fake(lambda number, texts: right(number, texts[: 1 if number > 8 else 2])) as fake:
+        with Fake(lambda number, texts: right(number, texts if is_probe(texts) else texts[:1])) as fake:
             window = fake.window()
         self.assertEqual(window.errors.total(), WORKLOAD.clients, window.errors)
 
