@@ -218,9 +218,9 @@ class _Load:
         try:
             await asyncio.wait_for(event.wait(), PATIENCE_SECONDS)
         except TimeoutError:
-            waiting = sum(client.is_waiting for client in self._clients)
+            missing = sum(client.is_waiting for client in self._clients) if self._is_draining else self._unsettled
             raise LoadError(
-                f"{self._server.name}: after {PATIENCE_SECONDS:.0f} s {waiting} of {len(self._clients)} clients still "
+                f"{self._server.name}: after {PATIENCE_SECONDS:.0f} s {missing} of {len(self._clients)} clients still "
                 f"wait for their {which} answer; errors so far: {dict(self._window.errors)}"
             ) from None
 
