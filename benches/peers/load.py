@@ -7,7 +7,8 @@ the reference), and its last one by count and dimensions, both outside the windo
 its end and its status looked at.
 
 The window begins when every client has had its first answer, so that queues are as full as they get, and ends by the
-clock. Both checks come after the last answer, so that they take no time from anybody.
+clock, or later for a server that has completed next to nothing by then. Both checks come after the last answer, so that
+they take no time from anybody.
 """
 
 import asyncio
@@ -31,6 +32,8 @@ PATIENCE_SECONDS = 120.0
 AFTER_ERROR_SECONDS = 0.05
 # The number of the request that every connection begins with.
 PROBE = -1
+# A window lasts until every client on average, and this many requests at least, were completed: fewer tell nothing.
+COMPLETED_MIN = 8
 
 
 class LoadError(Exception):
@@ -143,6 +146,7 @@ class _Load:
         before = _Clocks.read(self._server)
         self._is_measuring = True
         await asyncio.sleep(seconds)
+        await self._enough()
         self._is_measuring = False
         after = _Clocks.read(self._server)
         self._is_draining = True
@@ -213,6 +217,13 @@ class _Load:
             self._settled.set()
             return
         asyncio.get_running_loop().call_later(AFTER_ERROR_SECONDS, lambda: self._next(client))
+
+    async def _enough(self) -> None:
+        """Returns when enough was completed. A slow server gets a longer window, which is measured in full."""
+        least = max(COMPLETED_MIN, self._workload.clients)
+        ends = time.perf_counter() + PATIENCE_SECONDS
+        while len(self._window.completed) < least and time.perf_counter() < ends:
+            await asyncio.sleep(0.02)
 
     async def _within_patience(self, event: asyncio.Event, which: str) -> None:
         try:

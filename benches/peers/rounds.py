@@ -204,7 +204,7 @@ def _round(
         spent = window.machine_busy_seconds - window.cpu_seconds - window.generator_cpu_seconds
         others = max(0.0, spent / window.seconds)
     # A sorted set in one call has no latency of one text.
-    has_latency = len(window.latencies) > 1
+    has_latency = not is_offline or len(window.latencies) > 1
     return Round(
         workload=workload.name,
         contestant=contestant.name,

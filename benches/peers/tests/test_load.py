@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 import unittest
 from collections.abc import Callable
 
@@ -117,6 +118,17 @@ class Loads(unittest.TestCase):
         asked = [text for text in fake.texts if not is_probe([text])]
         self.assertEqual(len(fake.texts) - len(asked), WORKLOAD.clients * WORKLOAD.texts_per_request)
         self.assertEqual(set(asked), set(Stream(WORKLOAD, "s", VOCABULARY).texts(0, len(asked))))
+
+    def test_a_slow_server_gets_a_window_in_which_something_is_completed(self) -> None:
+        def slowly(number: int, texts: list[str]) -> tuple[int, list[list[float]]]:
+            time.sleep(0.05)  # stops the server's only thread: 20 answers a second
+            return right(number, texts)
+
+        with Fake(slowly) as fake:
+            window = fake.window()
+        self.assertGreaterEqual(len(window.completed), load.COMPLETED_MIN)
+        self.assertGreater(window.seconds, SECONDS)
+        self.assertFalse(window.errors)
 
     def test_refusals_are_counted_and_are_no_completions(self) -> None:
         def often_full(number: int, texts: list[str]) -> tuple[int, list[list[float]]]:
