@@ -224,8 +224,9 @@ class Comparison:
 
     def _add(self, server: Server, how: str) -> None:
         self.contestants.append(ServerContestant(server))
+        model = f", model `{server.model}`" if server.model else ""
         pid = "" if server.pid is not None else "; no process id given: CPU time and memory are not known"
-        self.found.contestants[server.name] = f"{server.api} API, model `{server.model}`{_version(server)}; {how}{pid}"
+        self.found.contestants[server.name] = f"{server.api} API{model}{_version(server)}; {how}{pid}"
 
     def _add_offline(self, engine: str, stack: ExitStack) -> None:
         try:
