@@ -8,19 +8,19 @@ use models::Engine;
 use models::engine::{Item, Tokens};
 
 /// How long all of it may take: it is part of every start.
-const TIME: Duration = Duration::from_millis(150);
+const TIME: Duration = Duration::from_millis(200);
 
 /// The smallest batch that is tried.
-const LEAST: usize = 32;
+const LEAST: usize = 64;
 
 /// Tokens of a sequence that it is tried with: a sentence or two.
 const LENGTH: usize = 64;
 
 /// Runs of a size; the fastest counts, for whatever else the machine does only ever adds.
-const RUNS: usize = 3;
+const RUNS: usize = 2;
 
 /// What a batch may lose of the best rate.
-const RATE_SHARE: f64 = 0.95;
+const RATE_SHARE: f64 = 0.97;
 
 /// What takes less is all overhead, so that a larger batch is always better.
 const WORTH_MEASURING: Duration = Duration::from_millis(1);
@@ -51,8 +51,8 @@ pub(super) fn batch_tokens(engine: &mut dyn Engine, most: usize) -> usize {
             }
         }
         sizes.push((tokens, fastest));
-        // The next size takes twice as long, and is tried when there is time for two of its runs.
-        if tokens == most || started.elapsed() + 4 * fastest > TIME {
+        // The next size takes twice as long, and is tried when there is time for one of its runs.
+        if tokens == most || started.elapsed() + 2 * fastest > TIME {
             return choose(&sizes, most);
         }
         tokens = (2 * tokens).min(most);

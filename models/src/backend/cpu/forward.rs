@@ -1,7 +1,9 @@
-//! A batch through an encoder on the CPU: sequences come in side by side, without padding, one vector for each goes out. Two
-//! kinds of steps alternate, each on all threads of the pool that the caller installed: attention, whose tasks are heads of
-//! sequences, and everything else, whose tasks are runs of tokens, each from the context of one layer to the queries, keys
-//! and values of the next. A sequence's vector is the same to the last bit in any company.
+//! A batch through an encoder on the CPU: sequences come in side by side, without padding, one vector for each goes out. All
+//! threads of the pool that the caller installed take part: with few tokens they share every product, else each has sequences of
+//! its own. A sequence's vector is the same to the last bit in any company.
+//!
+//! A layer is two kinds of steps: attention, whose tasks are heads of sequences, and everything else, whose tasks are runs of
+//! tokens, each from the context of one layer to the queries, keys and values of the next.
 
 use super::weights::{LayerWeights, NormWeights, PackedDense, Weights, values};
 use crate::arch::encoder::{Encoder, Positions};
@@ -23,19 +25,25 @@ const TOKENS_PER_TASK: usize = 128;
 
 /// Tokens of a batch, for each thread, up to which threads share the columns of every product instead of the rows: with so few
 /// rows reading the weights takes the time, and so each thread reads its part of them once.
-const SHARED_TOKENS: usize = 24;
+const SHARED_TOKENS: usize = 48;
 
 /// Memory that is kept between batches.
-#[derive(Default)]
 pub(super) struct Workspace {
+    /// Of each group of sequences.
+    groups: Vec<Group>,
+    /// Of each thread.
+    scratch: Vec<Mutex<Scratch>>,
+}
+
+/// What a group's tokens are turned into.
+#[derive(Default)]
+struct Group {
     /// `[t, h]`
     x: Aligned,
     /// `[t, queries + keys + values]`
     qkv: Aligned,
     /// `[t, queries]`
     context: Aligned,
-    /// Of each thread.
-    scratch: Vec<Mutex<Scratch>>,
 }
 
 /// Memory that a thread keeps.
@@ -52,8 +60,8 @@ struct Scratch {
 impl Workspace {
     /// For a pool of so many threads.
     pub(super) fn new(threads: usize) -> Self {
-        let scratch = (0..threads).map(|_| Mutex::default()).collect();
-        Self { scratch, ..Self::default() }
+        let groups = (0..threads).map(|_| Group::default()).collect();
+        Self { groups, scratch: (0..threads).map(|_| Mutex::default()).collect() }
     }
 }
 
@@ -100,19 +108,48 @@ fn words(error: impl std::fmt::Display) -> String {
 impl Forward<'_> {
     /// One vector per sequence, which have been checked against the encoder's bounds.
     pub(super) fn run(&self, sequences: &[&Tokens], workspace: &mut Workspace) -> Result<Vec<Vec<f32>>> {
+        let Workspace { groups, scratch } = workspace;
+        let tokens: usize = sequences.iter().map(|tokens| tokens.ids.len()).sum();
+        // With few tokens all threads share the columns of every product, because reading the weights takes the time.
+        if tokens <= SHARED_TOKENS * self.threads {
+            return self.group(sequences, &mut groups[0], scratch, tokens, &|call| self.shared(call));
+        }
+        // Else every thread has sequences of its own, and waits for no other until the end. Who is done first takes over
+        // tasks of the others, so that one long sequence is shared, too.
+        let (members, all) = (divide(sequences, groups.len()), sequences.len());
+        let results = members.par_iter().zip(groups).map(|(members, group)| {
+            let sequences: Vec<&Tokens> = members.iter().map(|member| sequences[*member]).collect();
+            let tokens = sequences.iter().map(|tokens| tokens.ids.len()).sum();
+            let chunk = self.chunk(tokens, members.len() == all);
+            self.group(&sequences, group, scratch, chunk, &alone)
+        });
+        let results: Vec<Vec<Vec<f32>>> = results.collect::<Result<_>>()?;
+        let mut vectors = vec![vec![]; sequences.len()];
+        for (member, vector) in members.iter().flatten().zip(results.into_iter().flatten()) {
+            vectors[*member] = vector;
+        }
+        Ok(vectors)
+    }
+
+    /// The sequences of one group, in tasks of at most `chunk` tokens.
+    fn group(
+        &self,
+        sequences: &[&Tokens],
+        group: &mut Group,
+        scratch: &[Mutex<Scratch>],
+        chunk: usize,
+        product: &Product<'_>,
+    ) -> Result<Vec<Vec<f32>>> {
+        if sequences.is_empty() {
+            return Ok(vec![]);
+        }
         let batch = Packed::new(sequences, self.encoder.bounds.types);
         let (t, h, heads) = (batch.ids.len(), self.encoder.hidden, &self.encoder.heads);
-        let Workspace { x, qkv, context, scratch } = workspace;
-        let x = x.at_least(t * h);
-        let qkv = qkv.at_least(t * heads.width());
-        let context = context.at_least(t * heads.query_width());
-        let chunk = self.chunk(t);
+        let x = group.x.at_least(t * h);
+        let qkv = group.qkv.at_least(t * heads.width());
+        let context = group.context.at_least(t * heads.query_width());
 
         self.embed(&batch, chunk, x)?;
-        // With few tokens there is one task, whose products are shared by all threads.
-        let is_shared = t <= SHARED_TOKENS * self.threads;
-        let chunk = if is_shared { t } else { chunk };
-        let product: &Product<'_> = if is_shared { &|call| self.shared(call) } else { &alone };
         for (index, layer) in self.weights.layers.iter().enumerate() {
             let before = index.checked_sub(1).map(|before| &self.weights.layers[before]);
             let parts = x.par_chunks_mut(chunk * h).zip(qkv.par_chunks_mut(chunk * heads.width()));
@@ -134,9 +171,11 @@ impl Forward<'_> {
         self.pool(&batch, x)
     }
 
-    /// Tokens of a task: as many tasks for every thread, none too large.
-    fn chunk(&self, tokens: usize) -> usize {
-        let tasks = self.threads * tokens.div_ceil(self.threads * TOKENS_PER_TASK).max(1);
+    /// Tokens of a task of a group: none too large, all alike, and where there is but one group a task or more for every
+    /// thread.
+    fn chunk(&self, tokens: usize, is_only: bool) -> usize {
+        let threads = if is_only { self.threads } else { 1 };
+        let tasks = threads * tokens.div_ceil(threads * TOKENS_PER_TASK).max(1);
         tokens.div_ceil(tasks).max(1)
     }
 
@@ -327,6 +366,19 @@ impl Forward<'_> {
         }
         Ok(vectors.chunks_exact(self.encoder.bounds.vector).map(<[f32]>::to_vec).collect())
     }
+}
+
+/// Divides sequences into groups of nearly the same work, the longest first and each to the group that has the least.
+fn divide(sequences: &[&Tokens], groups: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|member| std::cmp::Reverse(sequences[*member].ids.len()));
+    let mut divided = vec![(0, vec![]); groups];
+    for member in order {
+        let (work, members) = divided.iter_mut().min_by_key(|(work, _)| *work).expect("a pool has a thread");
+        *work += sequences[member].ids.len();
+        members.push(member);
+    }
+    divided.into_iter().map(|(_, members)| members).collect()
 }
 
 /// The row of each token's position.
