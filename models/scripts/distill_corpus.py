@@ -195,7 +195,7 @@ def descriptions(text: str) -> Iterator[Text]:
 class Page(HTMLParser):
     """The paragraphs and headings of a page, in order."""
 
-    BLOCKS = frozenset({"p", "li", "dd", "dt", "h1", "h2", "h3", "h4", "div"})
+    BLOCKS = frozenset({"p", "li", "dd", "dt", "h1", "h2", "h3", "h4", "td", "div"})
     SKIPPED = frozenset({"script", "style", "pre", "table", "nav", "svg"})
 
     def __init__(self) -> None:

@@ -96,7 +96,8 @@ class SmoothPositions(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         place = torch.log1p(torch.arange(POSITIONS)) / np.log(POSITIONS)
-        self.register_buffer("waves", torch.cos(np.pi * place[:, None] * torch.arange(POSITION_WAVES)))
+        waves = torch.cos(np.pi * place[:, None] * torch.arange(POSITION_WAVES))
+        self.register_buffer("waves", waves / np.sqrt(POSITION_WAVES))
 
     def forward(self, parameter: torch.Tensor) -> torch.Tensor:
         return self.waves @ parameter
@@ -106,8 +107,8 @@ class SmoothPositions(nn.Module):
 
 
 def make_student(words: np.ndarray, layers: int, intermediate: int) -> BertModel:
-    """An untrained encoder around the word vectors [pieces, h]: the attention and feed-forward updates start near zero, so
-    that it begins as the mean of its words."""
+    """An untrained encoder around the word vectors [pieces, h]. What attention and feed-forward add starts at zero, and a norm
+    of what is normal already changes nothing: it begins as exactly the mean of its normalised words (`embed_words`)."""
     size, hidden = words.shape
     config = BertConfig(
         vocab_size=size,
@@ -119,6 +120,7 @@ def make_student(words: np.ndarray, layers: int, intermediate: int) -> BertModel
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         layer_norm_eps=1e-12,
+        initializer_range=1 / np.sqrt(hidden),
     )
     model = BertModel(config, add_pooling_layer=False)
     with torch.no_grad():
@@ -126,8 +128,23 @@ def make_student(words: np.ndarray, layers: int, intermediate: int) -> BertModel
         model.embeddings.word_embeddings.weight.copy_(torch.from_numpy(words * scale))
         model.embeddings.token_type_embeddings.weight.zero_()
         model.embeddings.position_embeddings.weight.zero_()
+        for layer in model.encoder.layer:
+            layer.attention.output.dense.weight.zero_()
+            layer.output.dense.weight.zero_()
     parametrize.register_parametrization(model.embeddings.position_embeddings, "weight", SmoothPositions())
     return model
+
+
+def embed_words(model: BertModel, rows: list[list[int]]) -> torch.Tensor:
+    """What `embed_rows` gives while the layers add nothing, without running them: [n, h]. Trains words at a fifteenth of the
+    cost."""
+    lengths = torch.tensor([len(row) for row in rows])
+    owner = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    words = model.embeddings.word_embeddings(torch.tensor([one for row in rows for one in row]))
+    normal = nn.functional.layer_norm(words, words.shape[-1:], eps=model.config.layer_norm_eps)
+    mean = torch.zeros(len(rows), words.shape[-1]).index_add(0, owner, normal) / lengths[:, None]
+    last = model.encoder.layer[-1].output.LayerNorm
+    return nn.functional.normalize(mean * last.weight + last.bias, dim=1)
 
 
 def embed_batch(model: BertModel, rows: list[list[int]]) -> torch.Tensor:
@@ -161,14 +178,10 @@ def cut(ids: list[int]) -> list[int]:
     return ids if len(ids) <= POSITIONS else ids[: POSITIONS - 1] + ids[-1:]
 
 
-def start_words(teacher: Teacher, pieces: list[str], projection: np.ndarray) -> np.ndarray:
+def start_words(teacher: Teacher, pieces: list[str], projection: np.ndarray, cache: Path) -> np.ndarray:
     """What the teacher says to each piece alone, in the student's width: [pieces, h]."""
     texts = [piece.removeprefix("##") for piece in pieces]
-    parts = [
-        teacher.embed(texts[start : start + 1000])
-        for start in tqdm(range(0, len(texts), 1000), desc="words to start from")
-    ]
-    return (np.concatenate(parts) @ projection).astype(np.float32)
+    return teacher.embed_cached(texts, cache, "words").astype(np.float32) @ projection
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
