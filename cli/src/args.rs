@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// One inference service out of many machines.
 ///
-/// `neurogrid up` starts a whole grid on this machine and prints a curl line to try it with. Every option can also be set
+/// `neurogrid up` starts a whole grid on this machine and prints curl lines to try it with. Every option can also be set
 /// by the environment variable that its help names, or in a settings file; flags win over variables, variables over the file.
 #[derive(Debug, Parser)]
 #[command(name = "neurogrid", version, propagate_version = true, arg_required_else_help = true, max_term_width = 110)]
@@ -63,7 +63,7 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Start a whole grid in one process: coordinator, worker and bundled models.
     ///
-    /// Nothing is downloaded. When everything is ready it prints the addresses and a curl line that works. Ctrl-C stops it.
+    /// Nothing is downloaded. When everything is ready it prints the addresses and curl lines that work. Ctrl-C stops it.
     Up(Up),
     /// Serve models on this machine, alone or for a grid.
     ///

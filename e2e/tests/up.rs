@@ -24,6 +24,29 @@ fn the_printed_curl_line_gets_a_right_answer() {
     assert!(program.terminate().unwrap().success());
 }
 
+#[test]
+fn the_printed_line_for_texts_gives_vectors_and_like_texts_get_like_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = up(folder.path());
+    if Command::new("curl").arg("--version").output().is_err() {
+        println!("skipped: there is no curl on this machine");
+        return;
+    }
+    let line = program.said("embed");
+    // A third text, about something else.
+    let line = line.replace("\"]}", "\",\"Install the package with apt\"]}");
+    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let vector = |index: usize| -> Vec<f64> {
+        serde_json::from_value(answer["data"][index]["embedding"].clone()).unwrap_or_else(|why| panic!("{why}: {answer}"))
+    };
+    let cosine = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let (lions, cats, package) = (vector(0), vector(1), vector(2));
+    assert!((cosine(&lions, &lions) - 1.0).abs() < 1e-5, "they have length 1");
+    assert!(cosine(&lions, &cats) > cosine(&lions, &package) + 0.2, "{}", cosine(&lions, &cats));
+    assert!(program.terminate().unwrap().success());
+}
+
 #[tokio::test]
 async fn the_grid_and_the_worker_read_digits_alike() {
     let folder = tempfile::tempdir().unwrap();

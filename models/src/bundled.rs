@@ -1,7 +1,7 @@
 //! Models inside the executable, so that a machine without a network answers at once. Nothing goes in; manifests and
 //! files come out, which the cache writes to disk like any other model's.
 
-use crate::manifest::{File, Manifest, Task};
+use crate::manifest::{File, Manifest, Pooling, Task};
 use sha2::Digest;
 
 /// A model inside the executable.
@@ -15,6 +15,12 @@ pub struct Bundled {
     pub task: Task,
     /// Its architecture.
     pub architecture: &'static str,
+    /// Type of the weights as stored.
+    pub precision: &'static str,
+    /// How token vectors become one, for encoders, whose vectors are then scaled to length 1.
+    pub pooling: Option<Pooling>,
+    /// Longest sequence in tokens, for encoders.
+    pub max_tokens: Option<usize>,
     /// Class names by index.
     pub labels: &'static [&'static str],
     /// SPDX expression.
@@ -30,6 +36,9 @@ const DIGITS: Bundled = Bundled {
     version: "1",
     task: Task::Classify,
     architecture: "mlp",
+    precision: "f32",
+    pooling: None,
+    max_tokens: None,
     labels: &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
     license: "Apache-2.0",
     files: &[
@@ -40,9 +49,40 @@ const DIGITS: Bundled = Bundled {
     ],
 };
 
+/// A file of the text encoder: its path in the model's folder, and its content.
+macro_rules! minilm_tiny {
+    ($path:literal) => {
+        ($path, include_bytes!(concat!("../bundled/minilm-tiny/", $path)))
+    };
+}
+
+/// An encoder of English texts, distilled from all-MiniLM-L6-v2. `models/scripts/distill_encoder.py` makes it; its readme says
+/// how well it stands for its teacher.
+const MINILM_TINY: Bundled = Bundled {
+    name: "minilm-tiny",
+    version: "1",
+    task: Task::Embed,
+    architecture: "bert",
+    precision: "f16",
+    pooling: Some(Pooling::Mean),
+    max_tokens: Some(512),
+    labels: &[],
+    license: "Apache-2.0",
+    files: &[
+        minilm_tiny!("1_Pooling/config.json"),
+        minilm_tiny!("README.md"),
+        minilm_tiny!("config.json"),
+        minilm_tiny!("model.safetensors"),
+        minilm_tiny!("modules.json"),
+        minilm_tiny!("sentence_bert_config.json"),
+        minilm_tiny!("tokenizer.json"),
+        minilm_tiny!("tokenizer_config.json"),
+    ],
+};
+
 /// Every bundled model.
 pub fn all() -> &'static [Bundled] {
-    &[DIGITS]
+    &[DIGITS, MINILM_TINY]
 }
 
 impl Bundled {
@@ -59,12 +99,12 @@ impl Bundled {
             task: self.task,
             architecture: self.architecture.into(),
             files: self.files.iter().map(file).collect(),
-            precision: "f32".into(),
+            precision: self.precision.into(),
             license: Some(self.license.into()),
             source: Some("bundled".into()),
-            pooling: None,
-            normalize: false,
-            max_tokens: None,
+            pooling: self.pooling,
+            normalize: self.pooling.is_some(),
+            max_tokens: self.max_tokens,
             labels: self.labels.iter().map(|label| (*label).into()).collect(),
         }
     }
@@ -104,6 +144,8 @@ mod tests {
             let found = crate::load::inspect(folder.path(), Some(bundled.name), Some(bundled.version), None).unwrap();
             let manifest = bundled.manifest();
             assert_eq!((&found.files, found.task), (&manifest.files, manifest.task));
+            assert_eq!((found.pooling, found.max_tokens), (manifest.pooling, manifest.max_tokens));
+            assert_eq!(found.precision, manifest.precision);
             assert_eq!((&found.labels, &found.architecture), (&manifest.labels, &manifest.architecture));
         }
     }

@@ -9,6 +9,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+/// The bundled model that turns text into vectors.
+const TEXT_MODEL: &str = "minilm-tiny";
+
 /// The bundled model that the example asks.
 pub(crate) const EXAMPLE_MODEL: &str = "digits";
 
@@ -60,8 +63,10 @@ pub(crate) async fn run(global: &Global, options: Up) -> anyhow::Result<ExitCode
     let coordinator_url = format!("http://{coordinator_address}");
 
     let mut worker_options = super::serving::options(options.worker_bind, &options.access, &options.serving);
-    if !worker_options.devices.preload.iter().any(|model| model == EXAMPLE_MODEL) {
-        worker_options.devices.preload.push(EXAMPLE_MODEL.into());
+    for model in [EXAMPLE_MODEL, TEXT_MODEL] {
+        if !worker_options.devices.preload.iter().any(|other| other == model) {
+            worker_options.devices.preload.push(model.into());
+        }
     }
     let worker = ::worker::build(worker_options)?;
     let worker_url = format!("http://{}", worker.address());
@@ -121,6 +126,7 @@ struct Ready {
     models: Vec<String>,
     ready_in_ms: u128,
     try_it: String,
+    embed: String,
 }
 
 impl Ready {
@@ -133,11 +139,13 @@ impl Ready {
         let try_it = format!(
             "curl -s {coordinator}/api/tasks{key} -H 'Content-Type: application/json' -H 'Prefer: wait=30' -d '{body}'"
         );
-        Self { event: "ready", coordinator, worker, models, ready_in_ms: took.as_millis(), try_it }
+        let body = serde_json::json!({ "model": TEXT_MODEL, "input": ["Where do lions live?", "The habitat of big cats"] });
+        let embed = format!("curl -s {coordinator}/v1/embeddings{key} -H 'Content-Type: application/json' -d '{body}'");
+        Self { event: "ready", coordinator, worker, models, ready_in_ms: took.as_millis(), try_it, embed }
     }
 
     fn text(&self) -> String {
-        let Self { coordinator, worker, models, ready_in_ms, try_it, .. } = self;
+        let Self { coordinator, worker, models, ready_in_ms, try_it, embed, .. } = self;
         format!(
             "NeuroGrid is ready ({ready_in_ms} ms).\n\n\
              coordinator  {coordinator}   tasks at /api/tasks, OpenAI's API at /v1, all routes at /docs\n\
@@ -145,6 +153,8 @@ impl Ready {
              models       {}\n\n\
              Try it: this asks the grid to read a handwritten digit (the answer should be {EXAMPLE_LABEL}).\n\n\
              {try_it}\n\n\
+             This turns two texts into vectors:\n\n\
+             {embed}\n\n\
              Ctrl-C stops everything.",
             models.join(", ")
         )

@@ -1,7 +1,7 @@
 //! all-MiniLM-L6-v2 on 200 texts of 1 to 400 tokens against the f64 reference, in mixed batches and alone. Skipped
 //! aloud where the checkpoint is not there.
 
-use crate::support::{On, cosine, data, embed, json, load_on, manifest};
+use crate::support::{On, assert_close, cosine, data, embed, json, load_on, manifest, numbers};
 use std::path::PathBuf;
 
 /// Every other way to answer the same texts must come this near.
@@ -20,6 +20,24 @@ fn minilm_on_candle_is_the_reference() {
 #[test]
 fn minilm_on_onnx_runtime_is_the_reference() {
     check(On::OnnxRuntime, "NEUROGRID_TEST_MINILM_ONNX");
+}
+
+/// The bundled encoder, on what it was distilled to.
+#[test]
+fn the_bundled_encoder_is_the_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundled = models::bundled::all().iter().find(|bundled| bundled.name == "minilm-tiny").unwrap();
+    bundled.write(folder.path()).unwrap();
+    for on in [On::Kernels, On::Candle] {
+        let mut model = load_on(on, &bundled.manifest(), folder.path()).unwrap();
+        let golden = json("minilm-tiny.golden.json");
+        let cases = golden["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 20);
+        for case in cases {
+            let found = embed(&mut model, &[case["text"].as_str().unwrap()]).remove(0);
+            assert_close(&found, &numbers(&case["mean"]), 1e-5, &format!("{on:?} {}", case["text"]));
+        }
+    }
 }
 
 fn check(on: On, variable: &str) {
