@@ -24,7 +24,7 @@ fn up(folder: &Path, more: &[&str]) -> Program {
 async fn the_openai_client_embeds_a_thousand_texts_on_a_worker_and_through_the_grid() {
     let (Some(python), Some(model)) = (python(), minilm()) else { return };
     let golden = root().join("models/tests/data");
-    for (backend, provider) in [("candle", "candle-cpu"), ("onnx", "CPUExecutionProvider")] {
+    for (backend, provider) in [("auto", "kernels-cpu"), ("onnx", "CPUExecutionProvider")] {
         let folder = tempfile::tempdir().unwrap();
         let program = up(folder.path(), &["--backend", backend, "--model-folder", model.to_str().unwrap()]);
         for url in [program.said("worker"), program.said("coordinator")] {

@@ -38,7 +38,8 @@ fn the_printed_line_for_texts_gives_vectors_and_like_texts_get_like_ones() {
     let output = Command::new("sh").args(["-c", &line]).output().unwrap();
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let vector = |index: usize| -> Vec<f64> {
-        serde_json::from_value(answer["data"][index]["embedding"].clone()).unwrap_or_else(|why| panic!("{why}: {answer}"))
+        serde_json::from_value(answer["data"][index]["embedding"].clone())
+            .unwrap_or_else(|why| panic!("{why}: {answer}"))
     };
     let cosine = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let (lions, cats, package) = (vector(0), vector(1), vector(2));

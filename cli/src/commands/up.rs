@@ -63,9 +63,10 @@ pub(crate) async fn run(global: &Global, options: Up) -> anyhow::Result<ExitCode
     let coordinator_url = format!("http://{coordinator_address}");
 
     let mut worker_options = super::serving::options(options.worker_bind, &options.access, &options.serving);
-    for model in [EXAMPLE_MODEL, TEXT_MODEL] {
+    let examples = examples(worker_options.compute.backend);
+    for model in &examples {
         if !worker_options.devices.preload.iter().any(|other| other == model) {
-            worker_options.devices.preload.push(model.into());
+            worker_options.devices.preload.push((*model).into());
         }
     }
     let worker = ::worker::build(worker_options)?;
@@ -92,7 +93,7 @@ pub(crate) async fn run(global: &Global, options: Up) -> anyhow::Result<ExitCode
         () = signal.cancelled() => {}
         ready = ready => {
             ready?;
-            let ready = Ready::new(coordinator_url, worker_url, &handle, &options.access, started.elapsed());
+            let ready = Ready::new(coordinator_url, worker_url, &handle, &options.access, &examples, started.elapsed());
             output::announce(global.json, &ready, Ready::text)?;
         }
         ended = &mut coordinating => {
@@ -106,6 +107,13 @@ pub(crate) async fn run(global: &Global, options: Up) -> anyhow::Result<ExitCode
     coordinating.await.context("the coordinator crashed")??;
     served?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The bundled models that the backend which was asked for can run: an ONNX engine has no graph of the encoder, for instance.
+fn examples(backend: models::load::Backend) -> Vec<&'static str> {
+    let options = models::Options { backend, ..models::Options::default() };
+    let can_run = |model: &&models::bundled::Bundled| models::load::check_backend(&model.manifest(), &options).is_ok();
+    models::bundled::all().iter().filter(can_run).map(|model| model.name).collect()
 }
 
 fn coordinator_options(options: &Up, folder: std::path::PathBuf) -> ::coordinator::Options {
@@ -125,38 +133,61 @@ struct Ready {
     worker: String,
     models: Vec<String>,
     ready_in_ms: u128,
-    try_it: String,
-    embed: String,
+    /// Reads a digit.
+    try_it: Option<String>,
+    /// Embeds two texts.
+    embed: Option<String>,
 }
 
 impl Ready {
-    fn new(coordinator: String, worker: String, handle: &::worker::Handle, access: &Access, took: Duration) -> Self {
+    fn new(
+        coordinator: String,
+        worker: String,
+        handle: &::worker::Handle,
+        access: &Access,
+        examples: &[&str],
+        took: Duration,
+    ) -> Self {
         let loaded = handle.status().loaded;
         let models = loaded.iter().map(|m| format!("{} on {} ({})", m.model, m.info.device, m.info.provider)).collect();
         let key = if access.api_key.is_some() { " -H \"Authorization: Bearer $NEUROGRID_API_KEY\"" } else { "" };
+        let curl = |path: &str, more: &str, body: &serde_json::Value| {
+            format!("curl -s {coordinator}{path}{key} -H 'Content-Type: application/json'{more} -d '{body}'")
+        };
         let mut body = example_input();
         body["model"] = EXAMPLE_MODEL.into();
-        let try_it = format!(
-            "curl -s {coordinator}/api/tasks{key} -H 'Content-Type: application/json' -H 'Prefer: wait=30' -d '{body}'"
-        );
-        let body = serde_json::json!({ "model": TEXT_MODEL, "input": ["Where do lions live?", "The habitat of big cats"] });
-        let embed = format!("curl -s {coordinator}/v1/embeddings{key} -H 'Content-Type: application/json' -d '{body}'");
-        Self { event: "ready", coordinator, worker, models, ready_in_ms: took.as_millis(), try_it, embed }
+        let try_it = curl("/api/tasks", " -H 'Prefer: wait=30'", &body);
+        let body =
+            serde_json::json!({ "model": TEXT_MODEL, "input": ["Where do lions live?", "The habitat of big cats"] });
+        let embed = curl("/v1/embeddings", "", &body);
+        Self {
+            event: "ready",
+            models,
+            ready_in_ms: took.as_millis(),
+            try_it: examples.contains(&EXAMPLE_MODEL).then_some(try_it),
+            embed: examples.contains(&TEXT_MODEL).then_some(embed),
+            coordinator,
+            worker,
+        }
     }
 
     fn text(&self) -> String {
-        let Self { coordinator, worker, models, ready_in_ms, try_it, embed, .. } = self;
+        let Self { coordinator, worker, models, ready_in_ms, .. } = self;
+        let line = |line: &Option<String>, says: String| match line {
+            Some(line) => format!("{says}\n\n{line}\n\n"),
+            None => String::new(),
+        };
+        let read = format!("This asks the grid to read a handwritten digit (the answer should be {EXAMPLE_LABEL}):");
         format!(
             "NeuroGrid is ready ({ready_in_ms} ms).\n\n\
              coordinator  {coordinator}   tasks at /api/tasks, OpenAI's API at /v1, all routes at /docs\n\
              worker       {worker}   OpenAI's and KServe's APIs, all routes at /docs\n\
              models       {}\n\n\
-             Try it: this asks the grid to read a handwritten digit (the answer should be {EXAMPLE_LABEL}).\n\n\
-             {try_it}\n\n\
-             This turns two texts into vectors:\n\n\
-             {embed}\n\n\
+             {}{}\
              Ctrl-C stops everything.",
-            models.join(", ")
+            models.join(", "),
+            line(&self.try_it, read),
+            line(&self.embed, "This turns two texts into vectors:".into()),
         )
     }
 }

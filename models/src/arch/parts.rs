@@ -73,6 +73,62 @@ impl PostNorm {
     }
 }
 
+/// What a family of BERT's plainest kind calls the parts of its layers.
+pub(super) struct Names {
+    /// What stands before a layer's number.
+    pub(super) layer: &'static str,
+    pub(super) qkv: [&'static str; 3],
+    pub(super) out: &'static str,
+    pub(super) norm: &'static str,
+    pub(super) up: &'static str,
+    pub(super) down: &'static str,
+    pub(super) out_norm: &'static str,
+}
+
+/// BERT's own.
+pub(super) const BERT: Names = Names {
+    layer: "encoder.layer",
+    qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+    out: "attention.output.dense",
+    norm: "attention.output.LayerNorm",
+    up: "intermediate.dense",
+    down: "output.dense",
+    out_norm: "output.LayerNorm",
+};
+
+/// What is the same in all layers of BERT's plainest kind.
+pub(super) struct Plain<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) prefix: &'a str,
+    pub(super) hidden: usize,
+    pub(super) inner: usize,
+    pub(super) epsilon: f64,
+    pub(super) activation: Activation,
+}
+
+impl Plain<'_> {
+    /// So many layers: separate queries, keys and values, biases everywhere, no gate.
+    pub(super) fn layers(&self, count: usize, names: &Names) -> Vec<Layer> {
+        let (h, f) = (self.hidden, self.inner);
+        let layer = |index: usize| {
+            let at = |name: &str| format!("{}{}.{index}.{name}", self.prefix, names.layer);
+            let norm = |name: &str| layer_norm(self.checkpoint, &at(name), h, self.epsilon);
+            let qkv = names.qkv.map(at);
+            let layer = PostNorm {
+                qkv: Dense::joined(&qkv.each_ref().map(String::as_str), h, &[h; 3], true),
+                out: Dense::named(&at(names.out), h, h, true),
+                norm: norm(names.norm),
+                up: Dense::named(&at(names.up), h, f, true),
+                activation: self.activation,
+                down: Dense::named(&at(names.down), f, h, true),
+                out_norm: norm(names.out_norm),
+            };
+            layer.layer(None)
+        };
+        (0..count).map(layer).collect()
+    }
+}
+
 /// The head that a manifest's task needs, and the length of its vector. Classifiers look at `pooling`'s vector through
 /// `steps`; embeddings pool as the manifest says.
 pub(super) fn head(

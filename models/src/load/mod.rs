@@ -249,6 +249,15 @@ pub(crate) struct Source<'a> {
     pub(crate) options: &'a Options,
 }
 
+/// Whether a backend of this build can run a model, before anything of it is read.
+///
+/// # Errors
+/// [`Error::NoBackend`], with what is missing.
+pub fn check_backend(manifest: &Manifest, options: &Options) -> Result<(), Error> {
+    let runtime_found = || backend::onnx_runtime_found(options);
+    choose::choose(manifest, options.backend, options.device, &runtime_found).map(|_| ())
+}
+
 /// Loads a model from files that the cache has verified against the manifest.
 ///
 /// # Errors

@@ -56,6 +56,8 @@ pub struct Batch {
     pub tokens_max: usize,
     /// Tokens in a batch of an encoder on the CPU at most.
     pub tokens_max_cpu: usize,
+    /// Whether the tokens of a batch are measured; else they are the bounds above.
+    pub is_measured: bool,
     /// Sequences in a batch of an encoder.
     pub sequences_max: usize,
     /// Rows in a batch of a model that takes tensors.
@@ -73,6 +75,7 @@ impl Default for Batch {
             tokens_max: 16_384,
             // More than any CPU needs to work at its full rate; what is larger only keeps others waiting.
             tokens_max_cpu: 4_096,
+            is_measured: true,
             sequences_max: 512,
             rows_max: 256,
             // Waiting for company costs latency when there is none; when there is, it gathers while the device works.

@@ -268,7 +268,8 @@ impl Inner {
         let (cost, items) = match info.vector_len {
             Some(_) => {
                 let most = if info.device == Device::Cpu { batch.tokens_max_cpu } else { batch.tokens_max };
-                (warm_up::batch_tokens(engine, most), batch.sequences_max)
+                let tokens = if batch.is_measured { warm_up::batch_tokens(engine, most) } else { most };
+                (tokens, batch.sequences_max)
             }
             None if info.batches_rows => (batch.rows_max, batch.rows_max),
             // What cannot share a run gains nothing from a batch.

@@ -8,8 +8,9 @@ const FOLDER: &str = "kernels/src/";
 const ROOT: &str = "kernels/src/lib.rs";
 /// Folders that are no op.
 const PLUMBING: [&str; 1] = ["launch"];
-/// What an op is made of: its formula and choice of form, the oracle, the shared suite on it, the source for CUDA.
-const PARTS: [&str; 4] = ["mod.rs", "cpu.rs", "tests.rs", "cuda.cu"];
+/// What an op is made of at least: its formula and choice of form, the oracle, vector code, the shared suite on it. The table says
+/// which of the other backends it has.
+const PARTS: [&str; 4] = ["mod.rs", "cpu.rs", "simd.rs", "tests.rs"];
 
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let folders = tree.files().filter_map(|(file, _)| file.strip_prefix(FOLDER)?.split_once('/').map(|(op, _)| op));
@@ -52,7 +53,7 @@ mod tests {
         ("kernels/src/layer_norm/mod.rs", ""),
         ("kernels/src/layer_norm/cpu.rs", ""),
         ("kernels/src/layer_norm/tests.rs", ""),
-        ("kernels/src/layer_norm/cuda.cu", ""),
+        ("kernels/src/layer_norm/simd.rs", ""),
     ];
 
     fn with<'a>(root: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
@@ -76,6 +77,6 @@ mod tests {
     fn an_op_that_is_not_whole_is_found() {
         let root = "//! x\npub const OPS: &[Op] = &[layer_norm::OP, gelu::OP];\n";
         let files = with(root, &[("kernels/src/gelu/mod.rs", ""), ("kernels/src/gelu/cpu.rs", "")]);
-        expect(check, &files, &[("kernels/src/gelu/:1", "lacks cuda.cu"), ("kernels/src/gelu/:1", "lacks tests.rs")]);
+        expect(check, &files, &[("kernels/src/gelu/:1", "lacks simd.rs"), ("kernels/src/gelu/:1", "lacks tests.rs")]);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{Activation, Config};
 use crate::arch::Bounds;
-use crate::arch::encoder::{self, Dense, Embeddings, Encoder, Positions, Slice};
-use crate::arch::parts::{self, PostNorm};
+use crate::arch::encoder::{self, Embeddings, Encoder, Positions, Slice};
+use crate::arch::parts::{self, Plain};
 use crate::load::safetensors::Checkpoint;
 use crate::load::{Error, inspect};
 use crate::manifest::{Manifest, Pooling};
@@ -16,23 +16,17 @@ pub(super) fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpo
     let prefix = checkpoint.prefix("bert.", "embeddings.word_embeddings.weight");
     let at = |name: &str| format!("{prefix}{name}");
     let norm = |name: &str| parts::layer_norm(checkpoint, name, h, config.layer_norm_eps);
-    let layer = |index: usize| {
-        let at = |name: &str| at(&format!("encoder.layer.{index}.{name}"));
-        let qkv = ["query", "key", "value"].map(|part| at(&format!("attention.self.{part}")));
-        let layer = PostNorm {
-            qkv: Dense::joined(&qkv.each_ref().map(String::as_str), h, &[h; 3], true),
-            out: Dense::named(&at("attention.output.dense"), h, h, true),
-            norm: norm(&at("attention.output.LayerNorm")),
-            up: Dense::named(&at("intermediate.dense"), h, f, true),
-            activation: match config.hidden_act {
-                Activation::Gelu => encoder::Activation::Gelu,
-                Activation::GeluTanh => encoder::Activation::GeluTanh,
-                Activation::Relu => encoder::Activation::Relu,
-            },
-            down: Dense::named(&at("output.dense"), f, h, true),
-            out_norm: norm(&at("output.LayerNorm")),
-        };
-        layer.layer(None)
+    let plain = Plain {
+        checkpoint,
+        prefix,
+        hidden: h,
+        inner: f,
+        epsilon: config.layer_norm_eps,
+        activation: match config.hidden_act {
+            Activation::Gelu => encoder::Activation::Gelu,
+            Activation::GeluTanh => encoder::Activation::GeluTanh,
+            Activation::Relu => encoder::Activation::Relu,
+        },
     };
     let table = |name: &str, rows: usize| Slice::whole(at(&format!("embeddings.{name}.weight")), &[rows, h]);
     let (head, vector) = parts::head(manifest, h, Pooling::Mean, || {
@@ -58,7 +52,7 @@ pub(super) fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpo
         heads: parts::heads(config.num_attention_heads, h / config.num_attention_heads),
         bias: None,
         rotaries: vec![],
-        layers: (0..config.num_hidden_layers).map(layer).collect(),
+        layers: plain.layers(config.num_hidden_layers, &parts::BERT),
         norm: None,
         head,
     })

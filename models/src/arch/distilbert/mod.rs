@@ -3,8 +3,8 @@
 //! # Source
 //! Sanh et al., "DistilBERT" (arXiv 1910.01108). Names are those of `transformers`.
 
-use super::encoder::{Activation, Dense, Embeddings, Encoder, Positions, Slice};
-use super::parts::{self, PostNorm};
+use super::encoder::{Activation, Embeddings, Encoder, Positions, Slice};
+use super::parts::{self, Names, Plain};
 use super::settings::Settings;
 use super::{Architecture, Bounds};
 use crate::load::Error;
@@ -21,6 +21,16 @@ pub const ARCHITECTURE: Architecture = Architecture {
     build: None,
 };
 
+const NAMES: Names = Names {
+    layer: "transformer.layer",
+    qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+    out: "attention.out_lin",
+    norm: "sa_layer_norm",
+    up: "ffn.lin1",
+    down: "ffn.lin2",
+    out_norm: "output_layer_norm",
+};
+
 /// No configuration states it.
 const EPSILON: f64 = 1e-12;
 
@@ -32,20 +42,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
     let prefix = checkpoint.prefix("distilbert.", "embeddings.word_embeddings.weight");
     let at = |name: &str| format!("{prefix}{name}");
     let norm = |name: &str| parts::layer_norm(checkpoint, name, h, EPSILON);
-    let layer = |index: usize| {
-        let at = |name: &str| at(&format!("transformer.layer.{index}.{name}"));
-        let qkv = ["q_lin", "k_lin", "v_lin"].map(|part| at(&format!("attention.{part}")));
-        let layer = PostNorm {
-            qkv: Dense::joined(&qkv.each_ref().map(String::as_str), h, &[h; 3], true),
-            out: Dense::named(&at("attention.out_lin"), h, h, true),
-            norm: norm(&at("sa_layer_norm")),
-            up: Dense::named(&at("ffn.lin1"), h, f, true),
-            activation,
-            down: Dense::named(&at("ffn.lin2"), f, h, true),
-            out_norm: norm(&at("output_layer_norm")),
-        };
-        layer.layer(None)
-    };
+    let plain = Plain { checkpoint, prefix, hidden: h, inner: f, epsilon: EPSILON, activation };
     let words = parts::table(checkpoint, at("embeddings.word_embeddings.weight"), h);
     let (head, vector) = parts::head(manifest, h, Pooling::Mean, || {
         parts::two_step_head(checkpoint, h, "pre_classifier", Activation::Relu, "classifier")
@@ -65,7 +62,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         heads: parts::heads(queries, settings.head_dim(h, queries)?),
         bias: None,
         rotaries: vec![],
-        layers: (0..settings.size("n_layers")?).map(layer).collect(),
+        layers: plain.layers(settings.size("n_layers")?, &NAMES),
         norm: None,
         head,
     })

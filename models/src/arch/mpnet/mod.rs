@@ -4,8 +4,8 @@
 //! # Source
 //! Song et al., "MPNet" (arXiv 2004.09297). Names are those of `transformers`.
 
-use super::encoder::{Activation, Bias, Dense, Embeddings, Encoder, Positions, Slice};
-use super::parts::{self, PostNorm};
+use super::encoder::{Activation, Bias, Embeddings, Encoder, Positions, Slice};
+use super::parts::{self, Names, Plain};
 use super::settings::Settings;
 use super::{Architecture, Bounds};
 use crate::load::Error;
@@ -20,6 +20,13 @@ pub const ARCHITECTURE: Architecture = Architecture {
     describe: Some(describe),
     #[cfg(feature = "candle")]
     build: None,
+};
+
+const NAMES: Names = Names {
+    qkv: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    out: "attention.attn.o",
+    norm: "attention.LayerNorm",
+    ..parts::BERT
 };
 
 /// The padding token around which positions are counted, whatever the configuration says.
@@ -38,20 +45,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
     let prefix = checkpoint.prefix("mpnet.", "embeddings.word_embeddings.weight");
     let at = |name: &str| format!("{prefix}{name}");
     let norm = |name: &str| parts::layer_norm(checkpoint, name, h, eps);
-    let layer = |index: usize| {
-        let at = |name: &str| at(&format!("encoder.layer.{index}.{name}"));
-        let qkv = ["q", "k", "v"].map(|part| at(&format!("attention.attn.{part}")));
-        let layer = PostNorm {
-            qkv: Dense::joined(&qkv.each_ref().map(String::as_str), h, &[h; 3], true),
-            out: Dense::named(&at("attention.attn.o"), h, h, true),
-            norm: norm(&at("attention.LayerNorm")),
-            up: Dense::named(&at("intermediate.dense"), h, f, true),
-            activation,
-            down: Dense::named(&at("output.dense"), f, h, true),
-            out_norm: norm(&at("output.LayerNorm")),
-        };
-        layer.layer(None)
-    };
+    let plain = Plain { checkpoint, prefix, hidden: h, inner: f, epsilon: eps, activation };
     let words = parts::table(checkpoint, at("embeddings.word_embeddings.weight"), h);
     let (head, vector) = parts::head(manifest, h, Pooling::Mean, || {
         parts::two_step_head(checkpoint, h, "classifier.dense", Activation::Tanh, "classifier.out_proj")
@@ -79,7 +73,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
             distance_max: DISTANCE_MAX,
         }),
         rotaries: vec![],
-        layers: (0..settings.size("num_hidden_layers")?).map(layer).collect(),
+        layers: plain.layers(settings.size("num_hidden_layers")?, &NAMES),
         norm: None,
         head,
     })

@@ -4,8 +4,8 @@
 //! # Source
 //! Liu et al., "RoBERTa" (arXiv 1907.11692); Conneau et al., "XLM-R" (arXiv 1911.02116). Names are those of `transformers`.
 
-use super::encoder::{Activation, Dense, Embeddings, Encoder, Positions, Slice};
-use super::parts::{self, PostNorm};
+use super::encoder::{Activation, Embeddings, Encoder, Positions, Slice};
+use super::parts::{self, Plain};
 use super::settings::Settings;
 use super::{Architecture, Bounds};
 use crate::load::Error;
@@ -33,20 +33,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
     let prefix = checkpoint.prefix("roberta.", "embeddings.word_embeddings.weight");
     let at = |name: &str| format!("{prefix}{name}");
     let norm = |name: &str| parts::layer_norm(checkpoint, name, h, eps);
-    let layer = |index: usize| {
-        let at = |name: &str| at(&format!("encoder.layer.{index}.{name}"));
-        let qkv = ["query", "key", "value"].map(|part| at(&format!("attention.self.{part}")));
-        let layer = PostNorm {
-            qkv: Dense::joined(&qkv.each_ref().map(String::as_str), h, &[h; 3], true),
-            out: Dense::named(&at("attention.output.dense"), h, h, true),
-            norm: norm(&at("attention.output.LayerNorm")),
-            up: Dense::named(&at("intermediate.dense"), h, f, true),
-            activation,
-            down: Dense::named(&at("output.dense"), f, h, true),
-            out_norm: norm(&at("output.LayerNorm")),
-        };
-        layer.layer(None)
-    };
+    let plain = Plain { checkpoint, prefix, hidden: h, inner: f, epsilon: eps, activation };
     let words = parts::table(checkpoint, at("embeddings.word_embeddings.weight"), h);
     let (head, vector) = parts::head(manifest, h, Pooling::Mean, || {
         parts::two_step_head(checkpoint, h, "classifier.dense", Activation::Tanh, "classifier.out_proj")
@@ -71,7 +58,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         heads: parts::heads(queries, settings.head_dim(h, queries)?),
         bias: None,
         rotaries: vec![],
-        layers: (0..settings.size("num_hidden_layers")?).map(layer).collect(),
+        layers: plain.layers(settings.size("num_hidden_layers")?, &parts::BERT),
         norm: None,
         head,
     })
