@@ -36,14 +36,15 @@ from reference_bert import load_tokenizer, minilm_folder
 
 SEED = 13
 WORDS_MAX = 2_800_000
-TEXTS_MAX = 163_840
+TEXTS_MAX = 143_360
 PIECES = 22_000
 HIDDEN = 128
 LAYERS = 2
 INTERMEDIATE = 512
-WORD_EPOCHS = 8
-EPOCHS = 2
-BATCH = 256
+WORD_EPOCHS = 6
+EPOCHS = 1
+WORD_BATCH = 256
+BATCH = 128
 WORD_RATE = 3e-3
 WORD_RATE_LATER = 3e-4  # what the words have learnt must outlive the layers' first steps
 LAYER_RATE = 1e-3
@@ -79,12 +80,13 @@ def train(
     rates: list[tuple[list[torch.nn.Parameter], float]],
     lessons: Lessons,
     epochs: float,
+    batch: int,
 ) -> None:
     """Changes the parameters, each group at its rate, so that `embed` gives what the teacher gives."""
     parameters = [parameter for group, _ in rates for parameter in group]
     chance = np.random.default_rng(SEED)
     count = len(lessons.rows)
-    steps = max(1, int(epochs * (count // BATCH)))
+    steps = max(1, int(epochs * (count // batch)))
     groups = [{"params": group, "lr": rate} for group, rate in rates]
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -94,16 +96,16 @@ def train(
     progress = tqdm(range(steps), desc=what, unit="step", mininterval=5)
     means = np.zeros(2)
     for step in progress:
-        if at + BATCH > count:
+        if at + batch > count:
             order, at = chance.permutation(count), 0
-        chosen = order[at : at + BATCH]
-        at += BATCH
+        chosen = order[at : at + batch]
+        at += batch
         embedded = embed([lessons.rows[i] for i in chosen])
         target = torch.from_numpy(lessons.targets[chosen].astype(np.float32))
         theirs = torch.from_numpy(lessons.teacher[chosen].astype(np.float32))
         direction = (1 - (embedded * target).sum(dim=1)).mean()
         difference = embedded @ embedded.T - theirs @ theirs.T
-        similarity = (difference**2).sum() / (BATCH * (BATCH - 1))
+        similarity = (difference**2).sum() / (batch * (batch - 1))
         loss = direction + SIMILARITY_WEIGHT * similarity
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -120,11 +122,11 @@ def train_student(model: BertModel, lessons: Lessons, word_epochs: float, epochs
     words = model.embeddings.word_embeddings.weight
     last = model.encoder.layer[-1].output.LayerNorm
     rates = [([words, last.weight, last.bias], WORD_RATE)]
-    train("training words", partial(student.embed_words, model), rates, lessons, word_epochs)
+    train("training words", partial(student.embed_words, model), rates, lessons, word_epochs, WORD_BATCH)
     tables = [words, *model.embeddings.position_embeddings.parameters()]
     layers = [*model.encoder.parameters(), *model.embeddings.LayerNorm.parameters()]
     rates = [(tables, WORD_RATE_LATER), (layers, LAYER_RATE)]
-    train("training all", partial(student.embed_rows, model), rates, lessons, epochs)
+    train("training all", partial(student.embed_rows, model), rates, lessons, epochs, BATCH)
 
 
 def check_size(folder: Path) -> int:
@@ -153,7 +155,7 @@ steps
 
 examples
   %(prog)s                                    everything as it was made, into models/bundled/minilm-tiny
-  %(prog)s --texts 20000 --epochs 1 --out /tmp/try --golden /tmp/try.json
+  %(prog)s --texts 20000 --epochs 1 --out try/tiny --golden try/tiny.json
                                               a quick look at the whole road
   %(prog)s --text my/texts --out my/encoder --golden my/golden.json
                                               an encoder for your own field
@@ -232,7 +234,8 @@ def main() -> None:
     texts = [text.text for text in chosen]
     teacher, teacher_folder = teacher_with_graph(arguments)
     embeddings = teacher.embed_cached(texts, arguments.work / "cache", "texts")
-    sets = measure.held_out(everything, teacher, arguments.work / "cache")
+    trained_on = {text.text.lower() for text in chosen if not text.held_out}
+    sets = measure.held_out(everything, trained_on, teacher, arguments.work / "cache")
 
     seen = np.array([not text.held_out for text in chosen])
     texts, embeddings = [text for text, is_seen in zip(texts, seen) if is_seen], embeddings[seen]

@@ -68,12 +68,13 @@ def make_held_out(texts: list[Text], sizes: dict[str, int]) -> HeldOut:
     return HeldOut(all_texts, {name: np.array(found) for name, found in pairs.items()}, len(texts))
 
 
-def held_out(texts: list[Text], teacher: Teacher, cache: Path) -> dict[str, HeldOut]:
+def held_out(texts: list[Text], trained_on: set[str], teacher: Teacher, cache: Path) -> dict[str, HeldOut]:
     """The short texts (sentences, paragraphs of up to 60 words, words and phrases) and the long ones (at least LONG_TOKENS_MIN
-    of the teacher's tokens), with the teacher's embeddings."""
-    chance = random.Random(SEED)
+    of the teacher's tokens), with the teacher's embeddings. What also stands, in lower case, in `trained_on` is left out:
+    phrases that two groups share."""
     unseen = sorted({text.text: text for text in texts if text.held_out}.values(), key=lambda text: text.text)
-    chance.shuffle(unseen)
+    random.Random(SEED).shuffle(unseen)
+    unseen = [text for text in unseen if text.text.lower() not in trained_on]
     sentences = [text for text in unseen if text.kind == "sentence"][: SHORT_TEXTS * 4 // 5]
     words = [text for text in unseen if text.kind == "word"][: SHORT_TEXTS // 5]
     passages = [text for text in unseen if text.kind == "passage" and len(text.text.split()) > LONG_TOKENS_MIN // 2]
