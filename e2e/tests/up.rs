@@ -34,7 +34,7 @@ fn the_printed_line_for_texts_gives_vectors_and_like_texts_get_like_ones() {
     }
     let line = program.said("embed");
     // A third text, about something else.
-    let line = line.replace("\"]}", "\",\"Install the package with apt\"]}");
+    let line = line.replace("\"]", "\",\"Install the package with apt\"]");
     let output = Command::new("sh").args(["-c", &line]).output().unwrap();
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let vector = |index: usize| -> Vec<f64> {

@@ -10,9 +10,14 @@ use crate::launch::columns::Columns;
 use crate::launch::lanes::{self, Kernel, Lanes};
 use crate::launch::tile::Block;
 
-/// Inputs at a time: so much of a panel stays in the nearest cache (16 columns: 24 KB) while the rows go past it. Always the
-/// same, so that a sum is the same to the last bit in any company.
-const INPUTS: usize = 384;
+/// Elements of a panel at a time: 24 KB, which stay in the nearest cache while the rows go past them. Always the same on one
+/// instruction set, so that a sum is the same to the last bit in any company.
+const PANEL: usize = 6144;
+
+/// Inputs at a time, for panels of so many columns.
+const fn inputs_at_a_time(width: usize) -> usize {
+    PANEL / width
+}
 
 /// Rows at a time: so much of `x` stays in the second cache (128 rows of 384 inputs: 196 KB) while the panels go past it.
 const ROWS: usize = 128;
@@ -28,13 +33,14 @@ pub(super) fn run(x: &[f32], weights: &Packed, panels: Range<usize>, epilogue: &
         return;
     }
     let width = weights.width();
+    let inputs = inputs_at_a_time(width);
     let first_column = weights.columns(panels.clone()).start;
     // A panel in a 16-bit type is widened here, and so is the last one's result, which is wider than what is wanted of it.
-    let mut widened = Aligned::zeros(if matches!(weights.panels, Panels::F32(_)) { 0 } else { INPUTS.min(k) * width });
+    let mut widened = Aligned::zeros(if matches!(weights.panels, Panels::F32(_)) { 0 } else { inputs.min(k) * width });
     let is_ragged = panels.end == weights.panels() && !weights.outputs().is_multiple_of(width);
     let mut ragged = Aligned::zeros(if is_ragged { ROWS.min(m) * width } else { 0 });
     let mut step = |rows: Range<usize>, first_input: usize, panel: usize| {
-        let end_input = k.min(first_input + INPUTS);
+        let end_input = k.min(first_input + inputs);
         let b = slice(weights, panel, first_input..end_input, &mut widened);
         let columns = weights.columns(panel..panel + 1);
         let is_whole = columns.len() == width;
@@ -67,7 +73,7 @@ pub(super) fn run(x: &[f32], weights: &Packed, panels: Range<usize>, epilogue: &
             lanes::run(weights.isa(), Strip { ragged, rows, columns, first_column, outputs, epilogue, out });
         }
     };
-    let first_inputs = || (0..k).step_by(INPUTS);
+    let first_inputs = || (0..k).step_by(inputs);
     if m <= ROWS_STREAMED {
         panels.for_each(|panel| first_inputs().for_each(|first_input| step(0..m, first_input, panel)));
         return;
@@ -83,7 +89,7 @@ pub(super) fn run(x: &[f32], weights: &Packed, panels: Range<usize>, epilogue: &
 /// The same inputs of the panel after this one, for f32.
 fn next(weights: &Packed, panel: usize, first_input: usize) -> Option<(*const f32, usize)> {
     let Panels::F32(panels) = &weights.panels else { return None };
-    let inputs = INPUTS.min(weights.inputs() - first_input);
+    let inputs = inputs_at_a_time(weights.width()).min(weights.inputs() - first_input);
     let first = ((panel + 1) * weights.inputs() + first_input) * weights.width();
     panels.get(first..first + inputs * weights.width()).map(|next| (next.as_ptr(), size_of_val(next)))
 }
