@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-/// Runs every check and test: tidy, formatting, clippy, then all tests.
+/// Runs every check and test: tidy, formatting, clippy, all tests, and those of the comparison with peers.
 ///
 /// Installs first what the tests need into a Python environment (.venv, or NEUROGRID_TEST_VENV), from the pinned
 /// e2e/requirements.txt; again only when that file changes. What cannot be installed is skipped, and listed at the end
@@ -75,6 +75,12 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
         variables.insert("NEUROGRID_TEST_BIN", target.join("debug").join(name));
         write_shell_file(&target, &variables)?;
         report.step("tests", |report| tests(root, options, &target, &variables, report));
+        if let Some(python) =
+            variables.get("NEUROGRID_TEST_PYTHON").filter(|_| !options.fast && options.filter.is_empty())
+        {
+            let peers = ["-m", "unittest", "discover", "--quiet", "-s", "benches/peers", "-t", "."];
+            report.step("peers", |_| process::succeeds(Command::new(python).current_dir(root).args(peers)));
+        }
     } else {
         report.leave_out("tests", "the build failed");
     }
