@@ -12,6 +12,9 @@ pub(super) struct Settings<'a>(pub(super) &'a Value);
 /// A bound that no real model comes near keeps products of sizes far from overflow.
 const SIZE_MAX: u64 = 1 << 24;
 
+/// Layers at most: a description lists every one before a tensor is looked at. The deepest models have some hundred.
+pub(super) const LAYERS_MAX: usize = 1024;
+
 fn wrong(detail: String) -> Error {
     Error::config(inspect::CONFIG, detail)
 }
@@ -22,6 +25,14 @@ impl<'a> Settings<'a> {
         match self.0[key].as_u64() {
             Some(size) if (1..=SIZE_MAX).contains(&size) => Ok(size as usize),
             _ => Err(wrong(format!("{key} is {}; a whole number from 1 to {SIZE_MAX} is needed", self.0[key]))),
+        }
+    }
+
+    /// A number of layers.
+    pub(super) fn layers(&self, key: &str) -> Result<usize, Error> {
+        match self.size(key)? {
+            layers if layers <= LAYERS_MAX => Ok(layers),
+            layers => Err(wrong(format!("{key} is {layers}; at most {LAYERS_MAX} are supported"))),
         }
     }
 
@@ -91,7 +102,8 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_refused_and_named() {
-        let config = json!({"size": 8, "zero": 0, "text": "x", "act": "mish", "flag": true, "none": null});
+        let config =
+            json!({"size": 8, "deep": 16_000_000, "zero": 0, "text": "x", "act": "mish", "flag": true, "none": null});
         let settings = Settings(&config);
         let check = |outcome: Result<(), Error>, key: Option<&str>| match key {
             None => assert_eq!(outcome, Ok(())),
@@ -101,6 +113,8 @@ mod tests {
         check(settings.size("zero").map(|_| ()), Some("zero"));
         check(settings.size("text").map(|_| ()), Some("text"));
         check(settings.size("missing").map(|_| ()), Some("missing"));
+        check(settings.layers("size").map(|_| ()), None);
+        check(settings.layers("deep").map(|_| ()), Some("deep"));
         assert_eq!(settings.size_or("none", 3), Ok(3));
         check(settings.activation("act", "gelu").map(|_| ()), Some("mish"));
         assert_eq!(settings.activation("missing", "swish"), Ok(Activation::Silu));

@@ -10,6 +10,7 @@ mod describe;
 mod layers;
 
 use super::Architecture;
+use super::settings::LAYERS_MAX;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -113,6 +114,10 @@ impl Config {
         if sizes.iter().any(|size| !(1..=1 << 24).contains(size)) {
             return Err("every size must be between 1 and 16777216".into());
         }
+        if config.num_hidden_layers > LAYERS_MAX {
+            let layers = config.num_hidden_layers;
+            return Err(format!("num_hidden_layers is {layers}; at most {LAYERS_MAX} are supported"));
+        }
         if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
             return Err(format!(
                 "hidden_size {} is not a multiple of num_attention_heads {}",
@@ -148,6 +153,7 @@ mod tests {
         check("num_attention_heads", json!(3), false);
         check("num_attention_heads", json!(0), false);
         check("vocab_size", json!(-1), false);
+        check("num_hidden_layers", json!(16_000_000), false);
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         heads: parts::heads(queries, settings.head_dim(h, queries)?),
         bias: None,
         rotaries: vec![],
-        layers: plain.layers(settings.size("n_layers")?, &NAMES),
+        layers: plain.layers(settings.layers("n_layers")?, &NAMES),
         norm: None,
         head,
     })

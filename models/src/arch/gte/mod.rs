@@ -75,7 +75,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         heads: parts::heads(queries, dim),
         bias: None,
         rotaries: vec![rotary(&settings, dim)?],
-        layers: (0..settings.size("num_hidden_layers")?).map(layer).collect(),
+        layers: (0..settings.layers("num_hidden_layers")?).map(layer).collect(),
         norm: None,
         head,
     })

@@ -77,7 +77,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         heads: parts::heads(queries, settings.head_dim(h, queries)?),
         bias: Some(Bias::Alibi),
         rotaries: vec![],
-        layers: (0..settings.size("num_hidden_layers")?).map(layer).collect(),
+        layers: (0..settings.layers("num_hidden_layers")?).map(layer).collect(),
         norm: None,
         head,
     })

@@ -99,7 +99,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
             rotary("full_attention", "global_rope_theta", 160_000.0)?,
             rotary("sliding_attention", "local_rope_theta", 10_000.0)?,
         ],
-        layers: (0..settings.size("num_hidden_layers")?).map(layer).collect(),
+        layers: (0..settings.layers("num_hidden_layers")?).map(layer).collect(),
         norm: Some(norm(&at("final_norm"))),
         head,
     })

@@ -8,8 +8,8 @@ use super::encoder::{Activation, Bias, Embeddings, Encoder, Positions, Slice};
 use super::parts::{self, Names, Plain};
 use super::settings::Settings;
 use super::{Architecture, Bounds};
-use crate::load::Error;
 use crate::load::safetensors::Checkpoint;
+use crate::load::{Error, inspect};
 use crate::manifest::{Manifest, Pooling};
 use serde_json::Value;
 
@@ -42,6 +42,10 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
     let eps = settings.positive_or("layer_norm_eps", 1e-12)?;
     let activation = settings.activation("hidden_act", "gelu")?;
     let buckets = settings.size_or("relative_attention_num_buckets", 32)?;
+    if !buckets.is_multiple_of(4) {
+        let detail = format!("relative_attention_num_buckets is {buckets}; a multiple of 4 is needed");
+        return Err(Error::config(inspect::CONFIG, detail));
+    }
     let prefix = checkpoint.prefix("mpnet.", "embeddings.word_embeddings.weight");
     let at = |name: &str| format!("{prefix}{name}");
     let norm = |name: &str| parts::layer_norm(checkpoint, name, h, eps);
@@ -73,7 +77,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
             distance_max: DISTANCE_MAX,
         }),
         rotaries: vec![],
-        layers: plain.layers(settings.size("num_hidden_layers")?, &NAMES),
+        layers: plain.layers(settings.layers("num_hidden_layers")?, &NAMES),
         norm: None,
         head,
     })

@@ -82,7 +82,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         heads: parts::heads(queries, dim),
         bias: None,
         rotaries: vec![Rotary { frequencies: frequencies(dim, theta) }],
-        layers: (0..settings.size("n_layer")?).map(layer).collect(),
+        layers: (0..settings.layers("n_layer")?).map(layer).collect(),
         norm: None,
         head,
     })

@@ -86,7 +86,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         heads: Heads { queries, keys, dim, scale: 1.0 / (dim as f32).sqrt() },
         bias: None,
         rotaries: vec![Rotary { frequencies: frequencies(dim, theta) }],
-        layers: (0..settings.size("num_hidden_layers")?).map(layer).collect(),
+        layers: (0..settings.layers("num_hidden_layers")?).map(layer).collect(),
         norm: Some(norm(at("norm"), h)),
         head,
     })

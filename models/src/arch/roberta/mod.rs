@@ -58,7 +58,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         heads: parts::heads(queries, settings.head_dim(h, queries)?),
         bias: None,
         rotaries: vec![],
-        layers: plain.layers(settings.size("num_hidden_layers")?, &parts::BERT),
+        layers: plain.layers(settings.layers("num_hidden_layers")?, &parts::BERT),
         norm: None,
         head,
     })

@@ -16,6 +16,10 @@ use rayon::ThreadPool;
 use std::sync::Arc;
 use weights::Weights;
 
+/// Tokens of a sequence at most, whatever a configuration says: angles and biases are tables of so many positions, and no
+/// encoder was trained on more.
+const TOKENS_MAX: usize = 1 << 17;
+
 struct Cpu {
     encoder: Encoder,
     weights: Weights,
@@ -35,8 +39,11 @@ pub(crate) fn load(source: Source<'_>, describe: crate::arch::Describe) -> Resul
     let threads = options.thread_count();
     let pool = super::pool(threads).map_err(|detail| load::Error::Device { device: options.device, detail })?;
     let checkpoint = Checkpoint::open(source.folder, manifest)?;
-    let encoder = describe(source.config, manifest, &checkpoint)?;
-    let tokens_max = manifest.max_tokens.unwrap_or(encoder.bounds.tokens).min(encoder.bounds.tokens);
+    let mut encoder = describe(source.config, manifest, &checkpoint)?;
+    let bound = encoder.bounds.tokens.min(TOKENS_MAX);
+    let tokens_max = manifest.max_tokens.unwrap_or(bound).clamp(1, bound);
+    // What is longer is refused as the caller's mistake, and not by an op.
+    encoder.bounds.tokens = tokens_max;
     let weights = pool.install(|| Weights::load(&encoder, &checkpoint, tokens_max))?;
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::I64, shape: vec![None, None] };
     let vector = vec![None, Some(encoder.bounds.vector)];
