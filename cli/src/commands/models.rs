@@ -242,12 +242,14 @@ async fn accuracy(
                 "cosine of a text's vectors   mean {cosine_mean:.5}, least {cosine_least:.5}\n\
                  order of all similarities    Spearman {rank_correlation:.5}"
             ),
-            Accuracy::Scores { difference_mean, difference_most, rank_correlation, same_class } => format!(
-                "difference of a score        mean {difference_mean:.5}, most {difference_most:.5}\n\
-                 order of the scores          Spearman {rank_correlation:.5}\n\
-                 same first class             {:.1} %",
-                same_class * 100.0
-            ),
+            Accuracy::Scores { difference_mean, difference_most, rank_correlation, same_class } => {
+                let same = same_class.map(|same| format!("\nsame first class             {:.1} %", same * 100.0));
+                format!(
+                    "difference of a score        mean {difference_mean:.5}, most {difference_most:.5}\n\
+                     order of the scores          Spearman {rank_correlation:.5}{}",
+                    same.unwrap_or_default()
+                )
+            }
         };
         format!(
             "{} in {} against itself as stored, on {} {texts}\n\

@@ -12,8 +12,7 @@
 //! Halves are rounded to even. Sums are exact, in 32 bits, so that a row's result is the same to the last bit in any company and
 //! in any order of the inputs. A row that holds NaN or an infinity gives NaN in every output.
 //!
-//! How far off that is says the error of rounding: at most `s / 2` an input and `s_j / 2` a weight, which for rows and weights
-//! of a normal distribution is about 1 % of `|x| |w_j|`'s product with random signs.
+//! Off is a sum by what rounding takes: at most `s / 2` an input (`s` at the ends of its range) and `s_j / 2` a weight.
 //!
 //! # Source
 //! Scales by row and by output, computed while it runs: Dettmers et al., LLM.int8(), arXiv:2208.07339, section 2.1 (vector-wise);

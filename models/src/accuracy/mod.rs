@@ -32,8 +32,9 @@ pub enum Accuracy {
         difference_most: f64,
         /// Spearman's correlation of the scores over all texts, the mean over the classes.
         rank_correlation: f64,
-        /// The share of texts whose greatest score is the same class's.
-        same_class: f64,
+        /// The share of texts whose greatest score is the same class's; nothing where there is one score, as of a reranker.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        same_class: Option<f64>,
     },
 }
 
@@ -126,7 +127,7 @@ fn scores(expected: &[Vec<f32>], found: &[Vec<f32>]) -> Accuracy {
         difference_mean: mean(&differences),
         difference_most: differences.iter().copied().fold(0.0, f64::max),
         rank_correlation: mean(&correlations),
-        same_class: same as f64 / expected.len() as f64,
+        same_class: (classes > 1).then(|| same as f64 / expected.len() as f64),
     }
 }
 
@@ -186,7 +187,10 @@ mod tests {
             panic!("not scores")
         };
         assert!((difference_mean - 2.0 / 6.0).abs() < 1e-7 && difference_most == 1.0);
-        assert!((same_class - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(same_class, Some(2.0 / 3.0));
+        let one = |score| vec![vec![score]; 3];
+        let Accuracy::Scores { same_class, .. } = scores(&one(1.0), &one(2.0)) else { panic!("not scores") };
+        assert_eq!(same_class, None, "one score has no rival");
     }
 
     #[test]

@@ -46,7 +46,8 @@ fn heads_keep_their_order_in_int8() {
     for name in ["tiny-cross-encoder", "tiny-bert-classifier"] {
         let found = measure(&data(name));
         let Accuracy::Scores { rank_correlation, same_class, difference_most, .. } = found else { panic!("{found:?}") };
-        assert!(rank_correlation > 0.97 && same_class > 0.9 && difference_most > 0.0, "{name}: {found:?}");
+        assert!(rank_correlation > 0.97 && difference_most > 0.0, "{name}: {found:?}");
+        assert!(same_class.is_none_or(|same| same > 0.9), "{name}: {found:?}");
     }
 }
 
