@@ -111,7 +111,21 @@ pub trait Engine: Send {
     /// # Errors
     /// The whole batch fails; the caller runs its items one by one to find the one at fault.
     fn run(&mut self, items: &[Item]) -> Result<Vec<Output>, Error>;
+
+    /// How many batches it can run side by side, each with its part of the device.
+    fn sides(&self) -> usize {
+        1
+    }
+
+    /// Calls `work` once for each side, all at the same time, with what runs a batch there as [`run`](Self::run) does. Returns
+    /// when all calls have. A side that finds no more batches returns, and its part of the device helps the others.
+    fn run_sides(&mut self, work: &(dyn Fn(Side<'_>) + Sync)) {
+        work(&mut |items| self.run(items));
+    }
 }
+
+/// Runs a batch on one side of an engine.
+pub type Side<'a> = &'a mut dyn FnMut(&[Item]) -> Result<Vec<Output>, Error>;
 
 /// Why a batch failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,6 +4,8 @@ use crate::support::{On, ask, assert_close, data, embed, json, load_on, manifest
 use models::engine::{Item, Tokens};
 use models::manifest::{Pooling, Task};
 use models::task::{Reply, Request, Text};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 crate::on_every_encoder_backend!(
     embeddings_are_those_of_the_reference,
@@ -11,6 +13,7 @@ crate::on_every_encoder_backend!(
     probabilities_are_those_of_the_reference,
     tokens_are_those_of_the_reference,
     an_answer_does_not_depend_on_its_neighbours,
+    batches_side_by_side_are_answered_as_alone,
     given_tokens_are_answered_like_their_text,
 );
 
@@ -127,6 +130,43 @@ fn an_answer_does_not_depend_on_its_neighbours(on: On) {
         let alone: Vec<f64> = alone.iter().map(|v| (*v).into()).collect();
         assert_close(together, &alone, TOLERANCE, &format!("{} tokens", item.cost()));
     }
+}
+
+fn batches_side_by_side_are_answered_as_alone(on: On) {
+    let Some(mut model) = load_on(on, &manifest(&data("tiny-bert")), &data("tiny-bert")) else { return };
+    let batch = |seed: u32| -> Vec<Item> {
+        let lengths = (0..seed % 7 + 1).map(|n| (n * 41 + seed * 13) % 128 + 1);
+        let ids = |length: u32| (0..length).map(|i| (i * 31 + seed) % 291).collect();
+        lengths.map(|length| Item::Tokens(Tokens { ids: ids(length), type_ids: vec![] })).collect()
+    };
+    let (next, answers, calls) = (AtomicU32::new(0), Mutex::new(vec![]), AtomicU32::new(0));
+    let sides = model.engine.sides();
+    model.engine.run_sides(&|side| {
+        calls.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= 40 {
+                break;
+            }
+            let answer = side(&batch(seed)).unwrap();
+            answers.lock().unwrap().push((seed, answer));
+        }
+    });
+    assert_eq!((sides, sides as u32), (if on == On::Kernels { 2 } else { 1 }, calls.into_inner()));
+    let answers = answers.into_inner().unwrap();
+    assert_eq!(answers.len(), 40);
+    for (seed, answer) in answers {
+        assert_eq!(model.engine.run(&batch(seed)).unwrap(), answer, "batch {seed}");
+    }
+    if on != On::Kernels {
+        return;
+    }
+    // A batch that is refused refuses nothing else.
+    model.engine.run_sides(&|side| {
+        let refused = side(&[Item::Tokens(Tokens { ids: vec![100_000], type_ids: vec![] })]);
+        assert!(matches!(refused, Err(models::engine::Error::Input(_))), "{refused:?}");
+        assert!(side(&batch(3)).is_ok());
+    });
 }
 
 fn given_tokens_are_answered_like_their_text(on: On) {

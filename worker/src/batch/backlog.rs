@@ -37,6 +37,8 @@ pub struct Batch {
     pub origins: Vec<(JobId, usize)>,
     /// When it was put together.
     pub started: Instant,
+    /// Whether it is one of several that run side by side.
+    pub is_side: bool,
 }
 
 /// A job whose outputs are all there.
@@ -120,7 +122,8 @@ impl<R> Backlog<R> {
         if items <= 1 {
             return false;
         }
-        lane.limits.cost = lane.limits.cost.min((cost / 2).max(1));
+        let half = (cost / 2).max(1);
+        (lane.limits.cost, lane.limits.side_cost) = (lane.limits.cost.min(half), lane.limits.side_cost.min(half));
         lane.limits.items = lane.limits.items.min(items / 2);
         true
     }
@@ -181,21 +184,38 @@ impl<R> Backlog<R> {
 
     /// What to do with a device that is free.
     pub fn next(&mut self, now: Instant) -> Step {
-        let (ids, waiting) = self.waiting();
+        self.next_of(now, None)
+    }
+
+    /// What to do with a side of a device whose other sides run batches of this lane: a small batch of it, unless it is another
+    /// lane's turn.
+    pub fn next_side(&mut self, now: Instant, lane: LaneId) -> Option<Batch> {
+        match self.next_of(now, Some(lane)) {
+            Step::Run(batch) => Some(batch),
+            Step::Idle | Step::WaitUntil(_) => None,
+        }
+    }
+
+    fn next_of(&mut self, now: Instant, side_of: Option<LaneId>) -> Step {
+        let (ids, waiting) = self.waiting(side_of);
         let takes = match self.policy.next(now, self.overtakes, &waiting) {
             Next::Idle => return Step::Idle,
             Next::WaitUntil(until) => return Step::WaitUntil(until),
             Next::Send(takes) => takes,
         };
+        let lane = waiting[takes[0].job].lane;
+        if side_of.is_some_and(|side_of| side_of != lane) {
+            return Step::Idle;
+        }
+        let is_side = side_of.is_some() || self.has_sides(lane);
         let oldest = policy::longest_unserved(&waiting);
         let serves_oldest = takes.iter().any(|take| Some(take.job) == oldest);
         let takes: Vec<(JobId, usize)> = takes.iter().map(|take| (ids[take.job], take.items)).collect();
         self.overtakes = if serves_oldest { 0 } else { self.overtakes + 1 };
 
-        let mut batch = Batch { lane: 0, items: Vec::new(), origins: Vec::new(), started: now };
+        let mut batch = Batch { lane, items: Vec::new(), origins: Vec::new(), started: now, is_side };
         for (id, count) in takes {
             let job = self.jobs.get_mut(&id).expect("the waiting jobs were listed under the same borrow");
-            batch.lane = job.lane;
             for position in job.sent..job.sent + count {
                 batch.items.push(job.items[position].take().expect("an item is sent once"));
                 batch.origins.push((id, position));
@@ -207,10 +227,33 @@ impl<R> Backlog<R> {
         Step::Run(batch)
     }
 
-    fn waiting(&self) -> (Vec<JobId>, Vec<Waiting<'_>>) {
+    /// Whether a lane's batches run side by side now: where more waits than one batch may hold.
+    fn has_sides(&self, lane: LaneId) -> bool {
+        let Some(Lane { limits, .. }) = self.lanes.get(&lane).filter(|lane| lane.limits.sides > 1) else {
+            return false;
+        };
+        let (mut cost, mut items) = (0_usize, 0);
+        let waiting = self.jobs.values().filter(|job| job.lane == lane).flat_map(|job| &job.costs[job.sent..]);
+        waiting.into_iter().any(|item| {
+            (cost, items) = (cost.saturating_add(*item), items + 1);
+            cost > limits.cost || items > limits.items
+        })
+    }
+
+    /// The jobs that wait. What a batch may hold of a lane is what one of several side by side may, where they run so now.
+    fn waiting(&self, side_of: Option<LaneId>) -> (Vec<JobId>, Vec<Waiting<'_>>) {
+        let limits: HashMap<LaneId, Limits> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.is_ready)
+            .map(|(&id, lane)| {
+                let is_side = side_of == Some(id) || self.has_sides(id);
+                (id, if is_side { lane.limits.of_side() } else { lane.limits })
+            })
+            .collect();
         let of_job = |(&id, job): (&JobId, &'_ Job<R>)| {
-            let lane = self.lanes.get(&job.lane).filter(|lane| lane.is_ready)?;
-            (job.sent < job.costs.len()).then_some((id, job.lane, lane.limits))
+            let limits = *limits.get(&job.lane)?;
+            (job.sent < job.costs.len()).then_some((id, job.lane, limits))
         };
         self.jobs
             .iter()
@@ -297,7 +340,7 @@ mod tests {
 
     fn backlog(cost: usize, items: usize) -> Backlog<&'static str> {
         let mut backlog = Backlog::new(Policy { overtakes_max: 3 });
-        backlog.set_lane(1, Limits { cost, items, wait: Duration::ZERO }, true);
+        backlog.set_lane(1, Limits { cost, items, wait: Duration::ZERO, sides: 1, side_cost: cost }, true);
         backlog
     }
 
@@ -358,13 +401,13 @@ mod tests {
     fn a_held_lane_keeps_its_jobs_and_lets_others_go() {
         let now = Instant::now();
         let mut backlog = backlog(10, 8);
-        backlog.set_lane(2, Limits { cost: 10, items: 8, wait: Duration::ZERO }, true);
+        backlog.set_lane(2, Limits { cost: 10, items: 8, wait: Duration::ZERO, sides: 1, side_cost: 10 }, true);
         backlog.insert(now, 1, submission(&[1], 9), "held").unwrap();
         backlog.insert(now, 2, submission(&[1], 0), "free").unwrap();
         backlog.hold_lane(1);
         assert_eq!(run(&mut backlog, now).map(|b| b.lane), Some(2));
         assert!(run(&mut backlog, now).is_none());
-        backlog.set_lane(1, Limits { cost: 10, items: 8, wait: Duration::ZERO }, true);
+        backlog.set_lane(1, Limits { cost: 10, items: 8, wait: Duration::ZERO, sides: 1, side_cost: 10 }, true);
         assert_eq!(run(&mut backlog, now).map(|b| b.lane), Some(1));
     }
 
@@ -377,11 +420,35 @@ mod tests {
         assert!(!backlog.halve(1, 8, 1));
     }
 
+    #[test]
+    fn more_than_one_batch_is_divided_among_the_sides() {
+        let now = Instant::now();
+        let mut backlog = Backlog::new(Policy { overtakes_max: 3 });
+        for lane in [1, 2] {
+            backlog.set_lane(lane, Limits { cost: 8, items: 8, wait: Duration::ZERO, sides: 2, side_cost: 4 }, true);
+        }
+        let found = |batch: Batch| (batch.lane, batch.items.len(), batch.is_side);
+        backlog.insert(now, 1, submission(&[1; 8], 5), "fits").unwrap();
+        assert_eq!(run(&mut backlog, now).map(found), Some((1, 8, false)));
+        backlog.insert(now, 1, submission(&[1; 9], 5), "more").unwrap();
+        assert_eq!(run(&mut backlog, now).map(found), Some((1, 4, true)));
+        assert_eq!(backlog.next_side(now, 1).map(found), Some((1, 4, true)));
+        // The last, although it is small, and then nothing.
+        assert_eq!(backlog.next_side(now, 1).map(found), Some((1, 1, true)));
+        assert!(backlog.next_side(now, 1).is_none());
+        // Another lane's turn comes first, and is not lost.
+        backlog.insert(now, 1, submission(&[1; 9], 5), "again").unwrap();
+        backlog.insert(now, 2, submission(&[1; 9], 9), "urgent").unwrap();
+        assert!(backlog.next_side(now, 1).is_none());
+        assert_eq!(run(&mut backlog, now).map(found), Some((2, 4, true)));
+    }
+
     /// What a test does to a backlog.
     #[derive(Debug, Clone)]
     enum Act {
         Arrive { lane: LaneId, priority: u8, costs: Vec<usize>, deadline: Option<u64> },
         Run,
+        RunSide { lane: LaneId },
         Cancel(prop::sample::Index),
     }
 
@@ -392,6 +459,7 @@ mod tests {
             3 => (1u64..3, 0u8..10, costs, deadline)
                 .prop_map(|(lane, priority, costs, deadline)| Act::Arrive { lane, priority, costs, deadline }),
             4 => Just(Act::Run),
+            2 => (1u64..3).prop_map(|lane| Act::RunSide { lane }),
             1 => any::<prop::sample::Index>().prop_map(Act::Cancel),
         ]
     }
@@ -413,11 +481,11 @@ mod tests {
         /// Whatever comes and goes: every item of a job that stays is sent once and in its order, a batch holds one
         /// lane and keeps to the budget unless it is one item, and nobody waits longer than the policy says.
         #[test]
-        fn batches_keep_every_promise_of_the_policy(acts in prop::collection::vec(act(), 1..200)) {
+        fn batches_keep_every_promise_of_the_policy(sides in 1_usize..4, acts in prop::collection::vec(act(), 1..200)) {
             let start = Instant::now();
             let mut backlog = Backlog::new(Policy { overtakes_max: OVERTAKES as u32 });
             for lane in 1..3 {
-                backlog.set_lane(lane, Limits { cost: BUDGET, items: ITEMS, wait: Duration::ZERO }, true);
+                backlog.set_lane(lane, Limits { cost: BUDGET, items: ITEMS, wait: Duration::ZERO, sides, side_cost: BUDGET.div_ceil(sides) }, true);
             }
             let mut known: BTreeMap<JobId, Known> = BTreeMap::new();
             // After the acts, everything that is left is run.
@@ -439,14 +507,22 @@ mod tests {
                             known.remove(&id);
                         }
                     }
-                    Act::Run => {
-                        let Some(batch) = run(&mut backlog, now) else {
-                            prop_assert!(known.is_empty(), "idle although jobs wait");
+                    Act::Run | Act::RunSide { .. } => {
+                        let side_of = if let Act::RunSide { lane } = act { Some(lane) } else { None };
+                        let batch = match side_of {
+                            Some(lane) => backlog.next_side(now, lane),
+                            None => run(&mut backlog, now),
+                        };
+                        let Some(batch) = batch else {
+                            prop_assert!(known.is_empty() || side_of.is_some(), "idle although jobs wait");
                             continue;
                         };
+                        prop_assert!(side_of.is_none_or(|lane| batch.lane == lane && batch.is_side));
+                        prop_assert!(!batch.is_side || sides > 1 || side_of.is_some());
+                        let part = if batch.is_side { sides } else { 1 };
                         let cost: usize = batch.items.iter().map(Item::cost).sum();
-                        prop_assert!(cost <= BUDGET || batch.items.len() == 1, "{cost}");
-                        prop_assert!(!batch.items.is_empty() && batch.items.len() <= ITEMS);
+                        prop_assert!(cost <= BUDGET.div_ceil(part) || batch.items.len() == 1, "{cost}");
+                        prop_assert!(!batch.items.is_empty() && batch.items.len() <= ITEMS.div_ceil(part));
                         prop_assert_eq!(batch.items.len(), batch.origins.len());
                         let waiting = known.len();
                         for (item, &(id, position)) in batch.items.iter().zip(&batch.origins) {

@@ -38,7 +38,11 @@ impl World {
         let config::Batch { tokens_max_cpu, sequences_max, overtakes_max, wait, .. } = config::Batch::default();
         let mut backlog = Backlog::new(Policy { overtakes_max });
         for lane in [1, 2] {
-            backlog.set_lane(lane, Limits { cost: tokens_max_cpu, items: sequences_max, wait }, true);
+            backlog.set_lane(
+                lane,
+                Limits { cost: tokens_max_cpu, items: sequences_max, wait, sides: 1, side_cost: tokens_max_cpu },
+                true,
+            );
         }
         Self { model: fake::loaded("m"), backlog, now: Instant::now() }
     }

@@ -163,6 +163,21 @@ impl<C> Queue<C> {
         }
     }
 
+    /// One more batch for an engine that runs some side by side; nothing when the device's thread should look first, because there
+    /// is a command, nothing waits, or it is another lane's turn.
+    pub fn take_side(&self, lane: LaneId) -> Option<Batch> {
+        let mut state = self.state();
+        if state.stopped || !state.commands.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let expired = state.backlog.expire(now);
+        let batch = state.backlog.next_side(now, lane);
+        drop(state);
+        tell_all(expired, &Error::DeadlineExceeded { stage: Stage::Queued });
+        batch
+    }
+
     /// Hands outputs back, each with where its item came from.
     pub fn deliver(&self, outputs: impl IntoIterator<Item = ((JobId, usize), Output)>) {
         let now = Instant::now();
@@ -245,7 +260,7 @@ mod tests {
 
     fn queue() -> Queue<&'static str> {
         let queue = Queue::new(Policy { overtakes_max: 8 });
-        queue.set_lane(1, Limits { cost: 100, items: 8, wait: Duration::ZERO }, true);
+        queue.set_lane(1, Limits { cost: 100, items: 8, wait: Duration::ZERO, sides: 1, side_cost: 100 }, true);
         queue
     }
 

@@ -25,6 +25,17 @@ pub struct Limits {
     pub items: usize,
     /// How long to wait for more when the batch is not full. Zero sends what waits as soon as the device is free.
     pub wait: Duration,
+    /// Batches that the engine runs side by side while more waits than one may hold; 1 for none.
+    pub sides: usize,
+    /// The costs of each of those.
+    pub side_cost: usize,
+}
+
+impl Limits {
+    /// Of one of the batches side by side.
+    pub fn of_side(self) -> Self {
+        Self { cost: self.side_cost, items: self.items.div_ceil(self.sides).max(1), ..self }
+    }
 }
 
 /// A job with items that are not sent yet.
@@ -218,7 +229,7 @@ mod tests {
     }
 
     fn check(cost: usize, overtakes: u32, jobs: &[Job], want: &[(usize, usize)]) {
-        let limits = Limits { cost, items: 8, wait: Duration::ZERO };
+        let limits = Limits { cost, items: 8, wait: Duration::ZERO, sides: 1, side_cost: cost };
         let want = match want {
             [] => Next::Idle,
             takes => Next::Send(takes.iter().map(|&(job, items)| Take { job, items }).collect()),
@@ -316,7 +327,7 @@ mod tests {
 
     #[test]
     fn with_a_wait_a_batch_that_is_not_full_may_grow_until_then() {
-        let limits = Limits { cost: 10, items: 8, wait: Duration::from_millis(5) };
+        let limits = Limits { cost: 10, items: 8, wait: Duration::from_millis(5), sides: 1, side_cost: 10 };
         let wait = |now, jobs: &[Job]| match decide(limits, now, 0, jobs) {
             (start, Next::WaitUntil(until)) => Some((until - start).as_millis()),
             _ => None,

@@ -80,6 +80,8 @@ impl Inner {
             provider = resident.info.provider,
             ms = resident.loaded_in.as_millis() as u64,
             batch = limits.cost,
+            sides = limits.sides,
+            side = limits.side_cost,
             "loaded: {}; {}",
             resident.placement,
             resident.choice

@@ -265,17 +265,20 @@ impl Inner {
     fn limits(&self, engine: &mut dyn models::Engine) -> Limits {
         let batch = &self.options.batch;
         let info = engine.info();
-        let (cost, items) = match info.vector_len {
+        let limits = |cost, items| Limits { cost, items, wait: batch.wait, sides: 1, side_cost: cost };
+        match info.vector_len {
             Some(_) => {
                 let most = if info.device == Device::Cpu { batch.tokens_max_cpu } else { batch.tokens_max };
-                let tokens = if batch.is_measured { warm_up::batch_tokens(engine, most) } else { most };
-                (tokens, batch.sequences_max)
+                if !batch.is_measured {
+                    return limits(most, batch.sequences_max);
+                }
+                let warm_up::Found { tokens, sides, side_tokens } = warm_up::measure(engine, most);
+                Limits { sides, side_cost: side_tokens, ..limits(tokens, batch.sequences_max) }
             }
-            None if info.batches_rows => (batch.rows_max, batch.rows_max),
+            None if info.batches_rows => limits(batch.rows_max, batch.rows_max),
             // What cannot share a run gains nothing from a batch.
-            None => (usize::MAX, 1),
-        };
-        Limits { cost, items, wait: batch.wait }
+            None => limits(usize::MAX, 1),
+        }
     }
 }
 

@@ -5,14 +5,15 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use models::engine::{self, Engine, Item, Output};
+use models::engine::{self, Engine, Item, Output, Side};
 
 use crate::Error;
-use crate::batch::backlog::{Batch, LaneId, halves};
+use crate::batch::backlog::{Batch, JobId, LaneId, halves};
 use crate::batch::{Queue, Work};
 
 /// What the thread is told to do beside batches. Each says when it is done on its channel.
@@ -75,8 +76,12 @@ pub fn run(queue: &Queue<Command>) {
                     queue.fail(&batch.origins, &Error::Internal("a batch came for a model that is not there".into()));
                     continue;
                 };
-                let mut run = Run { queue, seat, batch: &batch };
-                if let Err(Panicked) = run.range(0..batch.items.len())
+                let result = if batch.is_side {
+                    side_by_side(queue, seat, batch)
+                } else {
+                    Run { queue, seat, batch: &batch }.all()
+                };
+                if let Err(Panicked) = result
                     && let Some(seat) = seats.remove(&lane)
                 {
                     let watcher = Arc::clone(&seat.watcher);
@@ -114,6 +119,54 @@ fn drop_quietly(seat: Seat) {
 
 struct Panicked;
 
+/// Batches that one side runs in a row at most, so that whoever else wants the engine's threads gets them soon.
+const IN_A_ROW: usize = 16;
+
+/// Runs this batch and more of its lane, on all sides of the engine, until one of them finds no more. A batch that fails there
+/// is run again after that, and alone.
+fn side_by_side(queue: &Queue<Command>, seat: &mut Seat, first: Batch) -> Result<(), Panicked> {
+    let (lane, watcher, backend) = (first.lane, Arc::clone(&seat.watcher), seat.engine.info().backend);
+    let (first, failed, is_over) = (Mutex::new(Some(first)), Mutex::new(vec![]), AtomicBool::new(false));
+    let of = |first: &Mutex<Option<Batch>>| first.lock().unwrap_or_else(PoisonError::into_inner).take();
+    seat.engine.run_sides(&|side| {
+        for _ in 0..IN_A_ROW {
+            let Some(batch) = of(&first).or_else(|| queue.take_side(lane)) else { break };
+            let started = Instant::now();
+            let Attempt::Outputs(outputs) = attempt(side, backend, &batch.items) else {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
+                break;
+            };
+            answer(queue, &*watcher, &batch.items, &batch.origins, started, outputs);
+            if is_over.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let mut left = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    left.extend(of(&first));
+    let mut left = left.into_iter();
+    let result = left.by_ref().try_for_each(|batch| Run { queue, seat, batch: &batch }.all());
+    for batch in left {
+        queue.fail(&batch.origins, &Error::Panicked { model: seat.model.clone() });
+    }
+    result
+}
+
+/// Tells of a batch that went well, and hands its outputs back.
+fn answer(
+    queue: &Queue<Command>,
+    watcher: &dyn Watcher,
+    items: &[Item],
+    origins: &[(JobId, usize)],
+    started: Instant,
+    outputs: Vec<Output>,
+) {
+    let cost = items.iter().map(Item::cost).sum();
+    watcher.ran(Report { items: items.len(), cost, started });
+    queue.deliver(origins.iter().copied().zip(outputs));
+}
+
 /// A batch on its way through an engine.
 struct Run<'a> {
     queue: &'a Queue<Command>,
@@ -122,15 +175,19 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn all(&mut self) -> Result<(), Panicked> {
+        self.range(0..self.batch.items.len())
+    }
+
     /// Runs part of the batch, in smaller parts where it fails.
     fn range(&mut self, range: Range<usize>) -> Result<(), Panicked> {
         let started = Instant::now();
         let items = &self.batch.items[range.clone()];
-        let error = match attempt(&mut *self.seat.engine, items) {
+        let engine = &mut *self.seat.engine;
+        let backend = engine.info().backend;
+        let error = match attempt(&mut |items| engine.run(items), backend, items) {
             Attempt::Outputs(outputs) => {
-                let cost = items.iter().map(Item::cost).sum();
-                self.seat.watcher.ran(Report { items: items.len(), cost, started });
-                self.queue.deliver(self.batch.origins[range].iter().copied().zip(outputs));
+                answer(self.queue, &*self.seat.watcher, items, &self.batch.origins[range], started, outputs);
                 return Ok(());
             }
             Attempt::Failed(error) => error,
@@ -177,11 +234,11 @@ enum Attempt {
     Panicked(String),
 }
 
-fn attempt(engine: &mut dyn Engine, items: &[Item]) -> Attempt {
-    match catch_unwind(AssertUnwindSafe(|| engine.run(items))) {
+fn attempt(run: Side<'_>, backend: &'static str, items: &[Item]) -> Attempt {
+    match catch_unwind(AssertUnwindSafe(|| run(items))) {
         Ok(Ok(outputs)) if outputs.len() == items.len() => Attempt::Outputs(outputs),
         Ok(Ok(outputs)) => Attempt::Failed(engine::Error::Backend {
-            backend: engine.info().backend,
+            backend,
             detail: format!("{} outputs came for {} items", outputs.len(), items.len()),
         }),
         Ok(Err(error)) => Attempt::Failed(error),
@@ -209,6 +266,7 @@ mod tests {
     struct Marked {
         info: Info,
         room: usize,
+        sides: usize,
     }
 
     impl Engine for Marked {
@@ -217,6 +275,24 @@ mod tests {
         }
 
         fn run(&mut self, items: &[Item]) -> Result<Vec<Output>, engine::Error> {
+            self.answer(items)
+        }
+
+        fn sides(&self) -> usize {
+            self.sides
+        }
+
+        fn run_sides(&mut self, work: &(dyn Fn(Side<'_>) + Sync)) {
+            std::thread::scope(|scope| {
+                for _ in 0..self.sides {
+                    scope.spawn(|| work(&mut |items| self.answer(items)));
+                }
+            });
+        }
+    }
+
+    impl Marked {
+        fn answer(&self, items: &[Item]) -> Result<Vec<Output>, engine::Error> {
             if items.len() > self.room {
                 return Err(engine::Error::OutOfMemory { device: Device::Cpu, detail: "full".into() });
             }
@@ -247,8 +323,8 @@ mod tests {
         }
     }
 
-    /// Gives the ids as one job each, runs them all as one batch, and tells what came of each and what was seen.
-    fn check(room: usize, ids: &[u32], want: &[Option<f32>], seen: &[&str]) {
+    /// Gives the ids as one job each, runs them in batches of this limit, and gives what came of each and what was seen.
+    fn run_all(room: usize, cost: usize, sides: usize, ids: &[u32]) -> (Vec<Option<f32>>, Vec<String>) {
         let info = Info {
             backend: "marked",
             provider: "test".into(),
@@ -265,10 +341,10 @@ mod tests {
         let queue = Queue::new(Policy { overtakes_max: 8 });
         let watcher = Arc::new(Seen::default());
         let (done, wait) = sync_channel(1);
-        let engine = Box::new(Marked { info, room });
+        let engine = Box::new(Marked { info, room, sides });
         let seat = Seat { engine, model: "m@1".into(), watcher: Arc::<Seen>::clone(&watcher) };
         queue.command(Command::Install(1, seat, done));
-        queue.set_lane(1, Limits { cost: 100, items: 100, wait: Duration::ZERO }, true);
+        queue.set_lane(1, Limits { cost, items: 100, wait: Duration::ZERO, sides, side_cost: cost / sides }, true);
         let submit = |&id: &u32| {
             let items = vec![Item::Tokens(Tokens { ids: vec![id], type_ids: vec![] })];
             queue.submit(1, Submission { items, priority: 5, deadline: None }).unwrap()
@@ -287,8 +363,46 @@ mod tests {
         let got: Vec<_> = tickets.into_iter().map(|t| runtime.block_on(t.outputs()).ok().map(of)).collect();
         queue.stop(&Error::Draining);
         thread.join().unwrap();
+        (got, watcher.0.lock().unwrap().clone())
+    }
+
+    /// All as one batch.
+    fn check(room: usize, ids: &[u32], want: &[Option<f32>], seen: &[&str]) {
+        let (got, saw) = run_all(room, 100, 1, ids);
         assert_eq!(got, want);
-        assert_eq!(*watcher.0.lock().unwrap(), seen);
+        assert_eq!(saw, seen);
+    }
+
+    #[test]
+    fn batches_side_by_side_are_answered_each_to_its_own() {
+        let ids: Vec<u32> = (100..400).collect();
+        let (got, saw) = run_all(9, 8, 2, &ids);
+        assert_eq!(got, ids.iter().map(|id| Some(*id as f32)).collect::<Vec<_>>());
+        // 300 in batches of four, but for the last ones, which fit one batch.
+        assert!(saw.iter().filter(|saw| **saw == "ran 4").count() >= 70, "{saw:?}");
+    }
+
+    #[test]
+    fn what_fails_on_one_side_fails_alone() {
+        let mut ids: Vec<u32> = (100..200).collect();
+        ids[31] = 13;
+        let want: Vec<_> = ids.iter().map(|id| (*id != 13).then_some(*id as f32)).collect();
+        let (got, saw) = run_all(9, 8, 2, &ids);
+        assert_eq!(got, want);
+        assert_eq!(saw.iter().filter(|saw| **saw == "failed").count(), 2, "its batch, and then it alone: {saw:?}");
+        // Sides that have no room, which one alone has not either.
+        assert_eq!(run_all(2, 8, 2, &ids).0, want);
+    }
+
+    #[test]
+    fn a_panic_on_one_side_takes_the_engine_out_of_use() {
+        // The last of the batches that run: the others of both sides are answered before or after it.
+        let mut ids: Vec<u32> = (100..112).collect();
+        ids[11] = 666;
+        let (got, saw) = run_all(9, 8, 2, &ids);
+        assert_eq!(got[..8], ids[..8].iter().map(|id| Some(*id as f32)).collect::<Vec<_>>());
+        assert_eq!(got[8..], [None; 4]);
+        assert_eq!(saw.iter().filter(|saw| **saw == "panicked").count(), 1, "{saw:?}");
     }
 
     #[test]

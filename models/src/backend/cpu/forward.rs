@@ -18,7 +18,7 @@ use kernels::linear::{Activation, Epilogue, linear, linear_columns};
 use kernels::linear_int8::{Rows as RowsInt8, linear_int8, linear_int8_columns};
 use kernels::{glu, pool, rotary};
 use rayon::prelude::*;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Tokens of a task at most: with so many, a layer's intermediate results (128 rows of 1,536: 786 KB) stay near their core, and
 /// the weights are read often enough from the cache that reading them costs nothing.
@@ -30,8 +30,8 @@ const SHARED_TOKENS: usize = 48;
 
 /// Memory that is kept between batches.
 pub(super) struct Workspace {
-    /// Of each group of sequences.
-    groups: Vec<Group>,
+    /// Of each group of sequences, of which there are as many as threads.
+    groups: Vec<Mutex<Group>>,
     /// Of each thread.
     scratch: Vec<Mutex<Scratch>>,
 }
@@ -63,8 +63,10 @@ struct Scratch {
 impl Workspace {
     /// For a pool of so many threads.
     pub(super) fn new(threads: usize) -> Self {
-        let groups = (0..threads).map(|_| Group::default()).collect();
-        Self { groups, scratch: (0..threads).map(|_| Mutex::default()).collect() }
+        Self {
+            groups: (0..threads).map(|_| Mutex::default()).collect(),
+            scratch: (0..threads).map(|_| Mutex::default()).collect(),
+        }
     }
 }
 
@@ -84,21 +86,21 @@ fn words(error: impl std::fmt::Display) -> String {
 
 impl Forward<'_> {
     /// One vector per sequence, which have been checked against the encoder's bounds.
-    pub(super) fn run(&self, sequences: &[&Tokens], workspace: &mut Workspace) -> Result<Vec<Vec<f32>>> {
+    pub(super) fn run(&self, sequences: &[&Tokens], workspace: &Workspace) -> Result<Vec<Vec<f32>>> {
         let Workspace { groups, scratch } = workspace;
-        let tokens: usize = sequences.iter().map(|tokens| tokens.ids.len()).sum();
+        let tokens = count(sequences);
         // With few tokens all threads share the columns of every product, because reading the weights takes the time.
         if tokens <= SHARED_TOKENS * self.threads {
-            return self.group(sequences, &mut groups[0], scratch, tokens, &|call, int8| self.shared(call, int8));
+            return self
+                .group(sequences, &mut lock(&groups[0]), scratch, tokens, &|call, int8| self.shared(call, int8));
         }
         // Else every thread has sequences of its own, and waits for no other until the end. Who is done first takes over
         // tasks of the others, so that one long sequence is shared, too.
         let (members, all) = (divide(sequences, groups.len()), sequences.len());
         let results = members.par_iter().zip(groups).map(|(members, group)| {
             let sequences: Vec<&Tokens> = members.iter().map(|member| sequences[*member]).collect();
-            let tokens = sequences.iter().map(|tokens| tokens.ids.len()).sum();
-            let chunk = self.chunk(tokens, members.len() == all);
-            self.group(&sequences, group, scratch, chunk, &alone)
+            let chunk = self.chunk(count(&sequences), members.len() == all);
+            self.group(&sequences, &mut lock(group), scratch, chunk, &alone)
         });
         let results: Vec<Vec<Vec<f32>>> = results.collect::<Result<_>>()?;
         let mut vectors = vec![vec![]; sequences.len()];
@@ -106,6 +108,12 @@ impl Forward<'_> {
             vectors[*member] = vector;
         }
         Ok(vectors)
+    }
+
+    /// The same on the calling thread of the pool, beside others that do so. Threads without work help.
+    pub(super) fn run_side(&self, sequences: &[&Tokens], workspace: &Workspace) -> Result<Vec<Vec<f32>>> {
+        let chunk = self.chunk(count(sequences), false);
+        self.group(sequences, &mut mine(&workspace.groups), &workspace.scratch, chunk, &alone)
     }
 
     /// The sequences of one group, in tasks of at most `chunk` tokens.
@@ -347,10 +355,17 @@ fn divide(sequences: &[&Tokens], groups: usize) -> Vec<Vec<usize>> {
     divided.into_iter().map(|(_, members)| members).collect()
 }
 
+fn count(sequences: &[&Tokens]) -> usize {
+    sequences.iter().map(|tokens| tokens.ids.len()).sum()
+}
+
 /// The calling thread's memory. Threads of the pool have their own; nobody else comes here.
-fn mine(scratch: &[Mutex<Scratch>]) -> std::sync::MutexGuard<'_, Scratch> {
-    let index = rayon::current_thread_index().unwrap_or(0) % scratch.len();
-    scratch[index].lock().unwrap_or_else(PoisonError::into_inner)
+fn mine<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
+    lock(&of_threads[rayon::current_thread_index().unwrap_or(0) % of_threads.len()])
+}
+
+fn lock<T>(memory: &Mutex<T>) -> MutexGuard<'_, T> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn normalise(norm: Option<&NormWeights>, rows: &mut [f32]) -> Result<()> {

@@ -7,7 +7,7 @@ pub(super) mod weights;
 
 use super::check_tokens;
 use crate::arch::encoder::Encoder;
-use crate::engine::{Device, Engine, Error, Info, Item, Output, TensorSpec};
+use crate::engine::{Device, Engine, Error, Info, Item, Output, Side, TensorSpec, Tokens};
 use crate::load::safetensors::Checkpoint;
 use crate::load::{self, Source};
 use crate::tensor::DataType;
@@ -63,15 +63,32 @@ impl Engine for Cpu {
     }
 
     fn run(&mut self, items: &[Item]) -> Result<Vec<Output>, Error> {
-        let sequences =
-            items.iter().map(|item| check_tokens(&self.encoder.bounds, item)).collect::<Result<Vec<_>, _>>()?;
+        self.pool.install(|| self.batch(items, |forward, sequences, workspace| forward.run(sequences, workspace)))
+    }
+
+    fn sides(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    fn run_sides(&mut self, work: &(dyn Fn(Side<'_>) + Sync)) {
+        let run: Run = |forward, sequences, workspace| forward.run_side(sequences, workspace);
+        self.pool.broadcast(|_| work(&mut |items| self.batch(items, run)));
+    }
+}
+
+/// How a batch goes through.
+type Run = for<'f> fn(&Forward<'f>, &[&Tokens], &Workspace) -> Result<Vec<Vec<f32>>, String>;
+
+impl Cpu {
+    /// Called on a thread of the pool.
+    fn batch(&self, items: &[Item], run: Run) -> Result<Vec<Output>, Error> {
+        let Self { encoder, weights, checkpoint, workspace, pool, .. } = self;
+        let sequences = items.iter().map(|item| check_tokens(&encoder.bounds, item)).collect::<Result<Vec<_>, _>>()?;
         if sequences.is_empty() {
             return Ok(vec![]);
         }
-        let Self { encoder, weights, checkpoint, workspace, pool, .. } = self;
-        let threads = pool.current_num_threads();
-        let forward = Forward { encoder, weights, checkpoint, threads };
-        let vectors = pool.install(|| forward.run(&sequences, workspace));
+        let forward = Forward { encoder, weights, checkpoint, threads: pool.current_num_threads() };
+        let vectors = run(&forward, &sequences, workspace);
         let vectors = vectors.map_err(|detail| Error::Backend { backend: "kernels", detail })?;
         Ok(vectors.into_iter().map(Output::Vector).collect())
     }
