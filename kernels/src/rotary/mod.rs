@@ -33,9 +33,19 @@ pub struct Table {
 impl Table {
     /// For heads of twice as many elements as there are frequencies, in radians per position.
     pub fn new(positions: usize, frequencies: &[f64]) -> Self {
-        let angle = |position: usize| frequencies.iter().map(move |frequency| position as f64 * frequency);
-        let cos = (0..positions).flat_map(angle).map(|angle| angle.cos() as f32).collect();
-        let sin = (0..positions).flat_map(angle).map(|angle| angle.sin() as f32).collect();
+        Self::scaled(positions, frequencies, 1.0)
+    }
+
+    /// The same, with what is turned multiplied by `amplitude`. Pairs of frequency 0 stay as they are.
+    pub fn scaled(positions: usize, frequencies: &[f64], amplitude: f64) -> Self {
+        let pair = |position: usize| {
+            frequencies.iter().map(move |frequency| {
+                let amplitude = if *frequency == 0.0 { 1.0 } else { amplitude };
+                (position as f64 * frequency, amplitude)
+            })
+        };
+        let cos = (0..positions).flat_map(pair).map(|(angle, amplitude)| (angle.cos() * amplitude) as f32).collect();
+        let sin = (0..positions).flat_map(pair).map(|(angle, amplitude)| (angle.sin() * amplitude) as f32).collect();
         Self { positions, half: frequencies.len(), cos, sin }
     }
 

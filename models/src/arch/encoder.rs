@@ -17,6 +17,7 @@ use std::ops::Range;
 
 pub use kernels::attention::Reach;
 pub use kernels::linear::Activation;
+use kernels::rotary::Table;
 
 /// An encoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,8 +178,22 @@ pub enum Bias {
 /// Rotary positions: an angle per position for each pair of a head's elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
-    /// In radians per position, `[d / 2]`.
+    /// In radians per position, `[d / 2]`. Pairs of frequency 0 stay as they are.
     pub frequencies: Vec<f64>,
+    /// What pairs that are turned are multiplied with.
+    pub amplitude: f64,
+}
+
+impl Rotary {
+    /// Turns, and leaves the length.
+    pub fn new(frequencies: Vec<f64>) -> Self {
+        Self { frequencies, amplitude: 1.0 }
+    }
+
+    /// Its sines and cosines.
+    pub fn table(&self, positions: usize) -> Table {
+        Table::scaled(positions, &self.frequencies, self.amplitude)
+    }
 }
 
 /// One layer.

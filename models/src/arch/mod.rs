@@ -2,15 +2,23 @@
 //! model on Candle's tensors comes out. Nothing here opens a file.
 
 pub mod bert;
+mod causal;
+pub mod decoder;
 pub mod distilbert;
 pub mod encoder;
+pub mod gemma2;
+pub mod gemma3;
 pub mod gte;
 pub mod jina_bert;
+pub mod llama;
+pub mod mistral;
 pub mod mlp;
 pub mod modernbert;
 pub mod mpnet;
 pub mod nomic_bert;
 mod parts;
+pub mod phi3;
+pub mod qwen2;
 pub mod qwen3;
 pub mod roberta;
 mod settings;
@@ -32,12 +40,18 @@ use serde_json::Value;
 pub const ALL: &[Architecture] = &[
     bert::ARCHITECTURE,
     distilbert::ARCHITECTURE,
+    gemma2::ARCHITECTURE,
+    gemma3::ARCHITECTURE,
     gte::ARCHITECTURE,
     jina_bert::ARCHITECTURE,
+    llama::ARCHITECTURE,
+    mistral::ARCHITECTURE,
     mlp::ARCHITECTURE,
     modernbert::ARCHITECTURE,
     mpnet::ARCHITECTURE,
     nomic_bert::ARCHITECTURE,
+    phi3::ARCHITECTURE,
+    qwen2::ARCHITECTURE,
     qwen3::ARCHITECTURE,
     roberta::ARCHITECTURE,
 ];
@@ -51,6 +65,8 @@ pub struct Architecture {
     pub claims: fn(&Value) -> bool,
     /// Describes the encoder, where it is one: backends run what is described.
     pub describe: Option<Describe>,
+    /// Describes the decoder, where it writes text.
+    pub decode: Option<Decode>,
     /// Makes a model of another kind on Candle's tensors.
     #[cfg(feature = "candle")]
     pub build: Option<Build>,
@@ -58,6 +74,9 @@ pub struct Architecture {
 
 /// Describes an encoder from its `config.json`, its manifest and the names and shapes in its checkpoint.
 pub type Describe = fn(&Value, &Manifest, &Checkpoint) -> Result<encoder::Encoder, Error>;
+
+/// Describes a decoder from its `config.json` and the names and shapes in its checkpoint.
+pub type Decode = fn(&Value, &Checkpoint) -> Result<decoder::Decoder, Error>;
 
 /// Makes a model on Candle's tensors.
 #[cfg(feature = "candle")]

@@ -17,6 +17,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "bert",
     claims,
     describe: Some(describe::describe),
+    decode: None,
     #[cfg(feature = "candle")]
     build: None,
 };

@@ -17,6 +17,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "distilbert",
     claims: |config| config["model_type"] == "distilbert",
     describe: Some(describe),
+    decode: None,
     #[cfg(feature = "candle")]
     build: None,
 };

@@ -19,6 +19,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "gte",
     claims: |config| config["model_type"] == "new",
     describe: Some(describe),
+    decode: None,
     #[cfg(feature = "candle")]
     build: None,
 };
@@ -89,5 +90,5 @@ fn rotary(settings: &Settings<'_>, dim: usize) -> Result<Rotary, Error> {
     let factor = scaling.positive_or("factor", 1.0)?;
     let shrink = factor.powf(2.0 / dim as f64);
     let stretched = frequencies(dim, theta * factor);
-    Ok(Rotary { frequencies: stretched.iter().map(|frequency| frequency / shrink).collect() })
+    Ok(Rotary::new(stretched.iter().map(|frequency| frequency / shrink).collect()))
 }

@@ -19,6 +19,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "jina_bert",
     claims: |config| config["model_type"] == "bert" && config["position_embedding_type"] == "alibi",
     describe: Some(describe),
+    decode: None,
     #[cfg(feature = "candle")]
     build: None,
 };

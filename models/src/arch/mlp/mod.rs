@@ -14,6 +14,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "mlp",
     claims: |config| config["model_type"] == "mlp",
     describe: None,
+    decode: None,
     #[cfg(feature = "candle")]
     build: Some(candle::build),
 };

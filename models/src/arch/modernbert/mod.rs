@@ -19,6 +19,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "modernbert",
     claims: |config| config["model_type"] == "modernbert",
     describe: Some(describe),
+    decode: None,
     #[cfg(feature = "candle")]
     build: None,
 };
@@ -67,7 +68,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         let of_kind = settings.under("rope_parameters").under(kind);
         of_kind.only(&[("rope_type", json!("default"))])?;
         let theta = of_kind.positive_or("rope_theta", settings.positive_or(key, default)?)?;
-        Ok(Rotary { frequencies: frequencies(dim, theta) })
+        Ok(Rotary::new(frequencies(dim, theta)))
     };
     let words = parts::table(checkpoint, at("embeddings.tok_embeddings.weight"), h);
     let head_activation = settings.activation("classifier_activation", "gelu")?;

@@ -18,6 +18,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "mpnet",
     claims: |config| config["model_type"] == "mpnet",
     describe: Some(describe),
+    decode: None,
     #[cfg(feature = "candle")]
     build: None,
 };

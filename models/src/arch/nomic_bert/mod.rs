@@ -19,6 +19,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "nomic_bert",
     claims: |config| config["model_type"] == "nomic_bert",
     describe: Some(describe),
+    decode: None,
     #[cfg(feature = "candle")]
     build: None,
 };
@@ -81,7 +82,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         },
         heads: parts::heads(queries, dim),
         bias: None,
-        rotaries: vec![Rotary { frequencies: frequencies(dim, theta) }],
+        rotaries: vec![Rotary::new(frequencies(dim, theta))],
         layers: (0..settings.layers("n_layer")?).map(layer).collect(),
         norm: None,
         head,

@@ -5,6 +5,7 @@
 //! Zhang et al., "Qwen3 Embedding" (arXiv 2506.05176). Names are those of `transformers`, whose versions 4 and 5 state angles in
 //! different keys; both are read.
 
+use super::causal::{self, Family, LLAMA};
 use super::encoder::{Activation, Dense, Embeddings, Encoder, Head, Heads, Layer, Norm, NormKind, Reach, Rotary, Step};
 use super::parts;
 use super::settings::Settings;
@@ -20,6 +21,9 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "qwen3",
     claims: |config| config["model_type"] == "qwen3",
     describe: Some(describe),
+    decode: Some(|config, checkpoint| {
+        causal::describe(config, checkpoint, &Family { windows: causal::upper_layers, theta: 1e6, ..LLAMA })
+    }),
     #[cfg(feature = "candle")]
     build: None,
 };
@@ -85,7 +89,7 @@ fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Res
         embeddings: Embeddings { words, positions: None, types: None, norm: None },
         heads: Heads { queries, keys, dim, scale: 1.0 / (dim as f32).sqrt() },
         bias: None,
-        rotaries: vec![Rotary { frequencies: frequencies(dim, theta) }],
+        rotaries: vec![Rotary::new(frequencies(dim, theta))],
         layers: (0..settings.layers("num_hidden_layers")?).map(layer).collect(),
         norm: Some(norm(at("norm"), h)),
         head,

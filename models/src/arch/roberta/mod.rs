@@ -18,6 +18,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     name: "roberta",
     claims: |config| matches!(config["model_type"].as_str(), Some("roberta" | "xlm-roberta" | "camembert")),
     describe: Some(describe),
+    decode: None,
     #[cfg(feature = "candle")]
     build: None,
 };

@@ -5,7 +5,9 @@
 //! A layer is two kinds of steps: attention, whose tasks are heads of sequences, and everything else, whose tasks are runs of
 //! tokens, each from the context of one layer to the queries, keys and values of the next.
 
-use super::weights::{LayerWeights, Matrix, NormWeights, PackedDense, Weights, values};
+use super::product::{Call, Product, SHARED_TOKENS, alone, shared};
+use super::scratch::{lock, mine};
+use super::weights::{LayerWeights, NormWeights, Weights, values, words};
 use crate::arch::encoder::Encoder;
 use crate::backend::packed::{Packed, Pooled};
 use crate::engine::Tokens;
@@ -14,19 +16,14 @@ use kernels::attention::{self, Rows};
 use kernels::embed::{self, Term};
 use kernels::launch::aligned::Aligned;
 use kernels::launch::columns::Columns;
-use kernels::linear::{Activation, Epilogue, linear, linear_columns};
-use kernels::linear_int8::{Rows as RowsInt8, linear_int8, linear_int8_columns};
+use kernels::linear_int8::Rows as RowsInt8;
 use kernels::{glu, pool, rotary};
 use rayon::prelude::*;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 /// Tokens of a task at most: with so many, a layer's intermediate results (128 rows of 1,536: 786 KB) stay near their core, and
 /// the weights are read often enough from the cache that reading them costs nothing.
 const TOKENS_PER_TASK: usize = 128;
-
-/// Tokens of a batch, for each thread, up to which threads share the columns of every product instead of the rows: with so few
-/// rows reading the weights takes the time, and so each thread reads its part of them once.
-const SHARED_TOKENS: usize = 48;
 
 /// Memory that is kept between batches.
 pub(super) struct Workspace {
@@ -80,10 +77,6 @@ pub(super) struct Forward<'a> {
 
 type Result<T> = std::result::Result<T, String>;
 
-fn words(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
 impl Forward<'_> {
     /// One vector per sequence, which have been checked against the encoder's bounds.
     pub(super) fn run(&self, sequences: &[&Tokens], workspace: &Workspace) -> Result<Vec<Vec<f32>>> {
@@ -91,8 +84,9 @@ impl Forward<'_> {
         let tokens = count(sequences);
         // With few tokens all threads share the columns of every product, because reading the weights takes the time.
         if tokens <= SHARED_TOKENS * self.threads {
-            return self
-                .group(sequences, &mut lock(&groups[0]), scratch, tokens, &|call, int8| self.shared(call, int8));
+            return self.group(sequences, &mut lock(&groups[0]), scratch, tokens, &|call, int8| {
+                shared(call, int8, self.threads)
+            });
         }
         // Else every thread has sequences of its own, and waits for no other until the end. Who is done first takes over
         // tasks of the others, so that one long sequence is shared, too.
@@ -334,7 +328,7 @@ impl Forward<'_> {
         for step in &self.weights.steps {
             let mut next = vec![0.0; sequences * step.dense.weights.shape().outputs()];
             let call = Call { activation: step.activation, ..Call::new(&step.dense, &vectors, &mut next) };
-            self.shared(call, &mut RowsInt8::default())?;
+            shared(call, &mut RowsInt8::default(), self.threads)?;
             normalise(step.norm.as_ref(), &mut next)?;
             vectors = next;
         }
@@ -359,15 +353,6 @@ fn count(sequences: &[&Tokens]) -> usize {
     sequences.iter().map(|tokens| tokens.ids.len()).sum()
 }
 
-/// The calling thread's memory. Threads of the pool have their own; nobody else comes here.
-fn mine<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
-    lock(&of_threads[rayon::current_thread_index().unwrap_or(0) % of_threads.len()])
-}
-
-fn lock<T>(memory: &Mutex<T>) -> MutexGuard<'_, T> {
-    memory.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn normalise(norm: Option<&NormWeights>, rows: &mut [f32]) -> Result<()> {
     norm.map_or(Ok(()), |norm| norm.apply(rows))
 }
@@ -379,63 +364,4 @@ fn normalised<'a>(norm: Option<&NormWeights>, rows: &'a [f32], copy: &'a mut Ali
     copy.copy_from_slice(rows);
     norm.apply(copy)?;
     Ok(copy)
-}
-
-/// A product with what follows it.
-struct Call<'a> {
-    layer: &'a PackedDense,
-    x: &'a [f32],
-    activation: Activation,
-    residual: Option<&'a [f32]>,
-    out: &'a mut [f32],
-}
-
-/// How a product is computed: by the calling thread alone, or by all. The second argument is memory for the input in 8 bits.
-type Product<'p> = dyn Fn(Call<'_>, &mut RowsInt8) -> Result<()> + Sync + 'p;
-
-impl<'a> Call<'a> {
-    /// Only the bias follows.
-    fn new(layer: &'a PackedDense, x: &'a [f32], out: &'a mut [f32]) -> Self {
-        Self { layer, x, activation: Activation::None, residual: None, out }
-    }
-
-    fn epilogue(&self) -> Epilogue<'a> {
-        Epilogue { bias: self.layer.bias.as_deref(), activation: self.activation, residual: self.residual }
-    }
-}
-
-fn alone(call: Call<'_>, int8: &mut RowsInt8) -> Result<()> {
-    let epilogue = call.epilogue();
-    match &call.layer.weights {
-        Matrix::Stored(weights) => linear(call.x, weights, &epilogue, call.out),
-        Matrix::Int8(weights) => {
-            int8.quantize(call.x, weights).and_then(|()| linear_int8(int8, weights, &epilogue, call.out))
-        }
-    }
-    .map_err(words)
-}
-
-impl Forward<'_> {
-    /// Every thread computes some columns.
-    fn shared(&self, call: Call<'_>, int8: &mut RowsInt8) -> Result<()> {
-        let (weights, epilogue) = (&call.layer.weights, call.epilogue());
-        if let Matrix::Int8(weights) = weights {
-            int8.quantize(call.x, weights).map_err(words)?;
-        }
-        let (shape, int8) = (weights.shape(), &*int8);
-        let threads = self.threads.min(shape.panels());
-        let mut tasks = Vec::with_capacity(threads);
-        let mut rest = Columns::whole(call.out, shape.outputs());
-        for thread in 0..threads {
-            let panels = thread * shape.panels() / threads..(thread + 1) * shape.panels() / threads;
-            let (mine, others) = rest.split_columns(shape.columns(panels.clone()).len());
-            rest = others;
-            tasks.push((panels, mine));
-        }
-        let run = |(panels, out)| match weights {
-            Matrix::Stored(weights) => linear_columns(call.x, weights, panels, &epilogue, out),
-            Matrix::Int8(weights) => linear_int8_columns(int8, weights, panels, &epilogue, out),
-        };
-        tasks.into_par_iter().try_for_each(|task| run(task).map_err(words))
-    }
 }

@@ -3,6 +3,8 @@
 //! never padding.
 
 mod forward;
+mod product;
+mod scratch;
 pub(super) mod weights;
 
 use super::check_tokens;

@@ -16,6 +16,11 @@ use kernels::stored::{Stored, Values};
 use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 
+/// What went wrong, in words.
+pub(super) fn words(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
 /// `x Wᵀ + b`
 pub(super) struct PackedDense {
     pub(super) weights: Matrix,
@@ -38,7 +43,7 @@ impl Matrix {
         }
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Stored(weights) => weights.bytes(),
             Self::Int8(weights) => weights.bytes(),
@@ -111,10 +116,10 @@ impl Weights {
         quantization: Option<Quantization>,
     ) -> Result<Self, Error> {
         check_tables(&encoder.embeddings, checkpoint)?;
-        let norm = |norm: &Option<Norm>| norm.as_ref().map(|norm| load_norm(norm, checkpoint)).transpose();
+        let norm = |norm: &Option<Norm>| norm.as_ref().map(|norm| load_norm(norm, 0.0, checkpoint)).transpose();
         let layer = |layer: &Layer| -> Result<LayerWeights, Error> {
             let head_norms = match &layer.head_norms {
-                Some((q, k)) => Some((load_norm(q, checkpoint)?, load_norm(k, checkpoint)?)),
+                Some((q, k)) => Some((load_norm(q, 0.0, checkpoint)?, load_norm(k, 0.0, checkpoint)?)),
                 None => None,
             };
             Ok(LayerWeights {
@@ -139,7 +144,7 @@ impl Weights {
                 Some(bias) => Some(load_bias(bias, encoder.heads.queries, tokens_max, checkpoint)?),
                 None => None,
             },
-            rotaries: encoder.rotaries.iter().map(|rotary| Table::new(tokens_max, &rotary.frequencies)).collect(),
+            rotaries: encoder.rotaries.iter().map(|rotary| rotary.table(tokens_max)).collect(),
         })
     }
 
@@ -156,13 +161,14 @@ fn load_steps(head: &Head, checkpoint: &Checkpoint) -> Result<Vec<StepWeights>, 
         Ok(StepWeights {
             dense: load_dense(&step.dense, checkpoint, None)?,
             activation: step.activation,
-            norm: step.norm.as_ref().map(|norm| load_norm(norm, checkpoint)).transpose()?,
+            norm: step.norm.as_ref().map(|norm| load_norm(norm, 0.0, checkpoint)).transpose()?,
         })
     };
     head.steps.iter().map(step).collect()
 }
 
-fn load_dense(
+/// Packs a product's weights.
+pub(super) fn load_dense(
     dense: &Dense,
     checkpoint: &Checkpoint,
     quantization: Option<Quantization>,
@@ -193,10 +199,12 @@ fn load_dense(
     Ok(PackedDense { weights, bias: (!bias.is_empty()).then_some(bias) })
 }
 
-fn load_norm(norm: &Norm, checkpoint: &Checkpoint) -> Result<NormWeights, Error> {
+/// A norm's weights, with `offset` added to them.
+pub(super) fn load_norm(norm: &Norm, offset: f32, checkpoint: &Checkpoint) -> Result<NormWeights, Error> {
     let vector = |name: &String| numbers(&Slice::whole(name, &[norm.width]), checkpoint);
     let bias = norm.bias.as_ref().map_or_else(|| Ok(vec![0.0; norm.width]), vector)?;
-    Ok(NormWeights { kind: norm.kind, weight: vector(&norm.weight)?, bias, epsilon: norm.epsilon })
+    let weight = vector(&norm.weight)?.into_iter().map(|weight| weight + offset).collect();
+    Ok(NormWeights { kind: norm.kind, weight, bias, epsilon: norm.epsilon })
 }
 
 pub(in crate::backend) fn load_bias(

@@ -128,7 +128,7 @@ impl Encoder {
             Tensor::from_slice(values, shape, device).map_err(|e| failed("a table of the model", &e))
         };
         let angles = |rotary: &encoder::Rotary| -> std::result::Result<Angles, Error> {
-            let table = Table::new(tokens_max, &rotary.frequencies);
+            let table = rotary.table(tokens_max);
             let shape = (tokens_max, rotary.frequencies.len());
             Ok(Angles { cos: on_device(table.cos(), shape)?, sin: on_device(table.sin(), shape)?, table })
         };
