@@ -3,6 +3,7 @@
 
 mod classify;
 mod embed;
+pub mod generate;
 mod infer;
 pub mod limits;
 mod pipeline;

@@ -113,6 +113,38 @@ impl Tokenizer {
         }
     }
 
+    /// The text of tokens, without special ones.
+    ///
+    /// # Errors
+    /// The library's words.
+    pub fn text(&self, ids: &[u32]) -> Result<String, String> {
+        match &self.0 {
+            Kind::File(tokenizer) => tokenizer.decode(ids, true).map_err(|e| e.to_string()),
+            Kind::Words { .. } => Ok(ids.iter().map(|id| format!("w{id} ")).collect()),
+        }
+    }
+
+    /// The tokens of a text as it stands, with the special ones that are written in it and none else.
+    ///
+    /// # Errors
+    /// The library's words.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>, String> {
+        match self.piece(text) {
+            Ok(Piece::File(encoding)) => Ok(encoding.get_ids().to_vec()),
+            Ok(Piece::Words(ids)) => Ok(ids),
+            Err(Error::Failed(detail)) => Err(detail),
+            Err(Error::TooLong(tokens)) => Err(format!("{tokens} tokens are too many")),
+        }
+    }
+
+    /// The number of a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        match &self.0 {
+            Kind::File(tokenizer) => tokenizer.token_to_id(token),
+            Kind::Words { marked, .. } => marked.iter().find(|(mark, _)| *mark == token).map(|(_, id)| *id),
+        }
+    }
+
     /// Tokens of a text, its special tokens included.
     ///
     /// # Errors

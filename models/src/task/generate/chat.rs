@@ -1,0 +1,200 @@
+//! A conversation becomes a prompt by the template that a model carries. Messages go in as OpenAI has them, text comes out, in which
+//! special tokens are written out.
+//!
+//! Templates are Jinja, written for Python's: its methods are there, `raise_exception` too. There is no clock, so that the same messages
+//! give the same prompt at any time; templates that ask for a date have one of their own for that case.
+
+use minijinja::value::{Kwargs, Value as Jinja};
+use minijinja::{Environment, ErrorKind};
+use serde_json::Value;
+
+/// Steps that a template may take: a long conversation takes some thousand, one without an end takes all.
+const FUEL: u64 = 1_000_000;
+
+/// The name under which the one template of an environment is kept.
+const NAME: &str = "chat";
+
+/// A chat template that was read.
+#[derive(Debug)]
+pub struct Template {
+    environment: Environment<'static>,
+    /// `bos_token`, `eos_token` and the like, by name.
+    specials: Vec<(String, String)>,
+}
+
+/// Why there is no prompt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The template itself is broken: the model's fault.
+    #[error("the model's chat template cannot be read: {0}")]
+    Template(String),
+    /// The template refuses these messages: the caller's fault.
+    #[error("the model's chat template refuses these messages: {0}")]
+    Refused(String),
+}
+
+impl Template {
+    /// Reads the template of a `tokenizer_config.json`, or one that stands in a file of its own. Nothing where there is neither.
+    ///
+    /// # Errors
+    /// [`Error::Template`]
+    pub fn read(config: &Value, file: Option<&str>) -> Result<Option<Self>, Error> {
+        let named = |list: &Value| {
+            let find = |name: &str| list.as_array()?.iter().find(|entry| entry["name"] == name)?["template"].as_str();
+            find("default").map(str::to_owned)
+        };
+        let stated = &config["chat_template"];
+        let Some(source) = file.or(stated.as_str()).map(str::to_owned).or_else(|| named(stated)) else {
+            return Ok(None);
+        };
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |words: String| -> Result<Jinja, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, words))
+        });
+        environment.add_filter("tojson", to_json);
+        environment.add_template_owned(NAME, source).map_err(|e| Error::Template(words(&e)))?;
+        let text = |value: &Value| value.as_str().or(value["content"].as_str()).map(str::to_owned);
+        let specials = config.as_object().into_iter().flatten();
+        let specials = specials.filter(|(name, _)| name.ends_with("_token"));
+        let specials = specials.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect();
+        Ok(Some(Self { environment, specials }))
+    }
+
+    /// The prompt that ends where the model is to answer. `tools` as OpenAI has them, or null.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], with the template's own words.
+    pub fn prompt(&self, messages: &Value, tools: &Value) -> Result<String, Error> {
+        let mut context = serde_json::Map::new();
+        for (name, token) in &self.specials {
+            context.insert(name.clone(), token.clone().into());
+        }
+        context.insert("messages".into(), messages.clone());
+        if !tools.is_null() {
+            context.insert("tools".into(), tools.clone());
+        }
+        context.insert("add_generation_prompt".into(), true.into());
+        let template = self.environment.get_template(NAME).map_err(|e| Error::Template(words(&e)))?;
+        template.render(Jinja::from_serialize(&context)).map_err(|e| Error::Refused(words(&e)))
+    }
+}
+
+/// As Python writes JSON: a space behind colons and commas, nothing escaped for HTML; with `indent`, as many spaces a level.
+fn to_json(value: &Jinja, options: Kwargs) -> Result<Jinja, minijinja::Error> {
+    let failed = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
+    let indent: Option<usize> = options.get("indent")?;
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let mut bytes = Vec::new();
+    let result = match indent {
+        Some(indent) => {
+            let indent = " ".repeat(indent.min(16));
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+            serde::Serialize::serialize(value, &mut serde_json::Serializer::with_formatter(&mut bytes, formatter))
+        }
+        None => serde::Serialize::serialize(value, &mut serde_json::Serializer::with_formatter(&mut bytes, Spaced)),
+    };
+    result.map_err(|e| failed(e.to_string()))?;
+    String::from_utf8(bytes).map(Jinja::from_safe_string).map_err(|e| failed(e.to_string()))
+}
+
+/// One line, with spaces.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// An error with what it came from, without the template's text.
+fn words(error: &minijinja::Error) -> String {
+    match error.detail() {
+        Some(detail) => format!("{detail} (line {})", error.line().unwrap_or(0)),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn template(source: &str) -> Template {
+        let config = json!({
+            "chat_template": source, "bos_token": "<s>", "eos_token": {"content": "</s>", "special": true}, "model_max_length": 9,
+        });
+        Template::read(&config, None).unwrap().unwrap()
+    }
+
+    fn check(source: &str, messages: &Value, tools: &Value, want: &str) {
+        assert_eq!(template(source).prompt(messages, tools).unwrap(), want, "{source}");
+    }
+
+    #[test]
+    fn messages_become_a_prompt() {
+        let messages = json!([{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hi <b>"}]);
+        let source = "{{ bos_token }}{% for message in messages %}\n  {% if message.role == 'system' %}\n[{{ message['content'].strip() }}]\n  \
+            {% else %}\n{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}\n  {% endif %}\n{% endfor %}\n\
+            {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
+        check(source, &messages, &Value::Null, "<s>[Be brief.]\n<|user|>Hi <b></s><|assistant|>");
+    }
+
+    #[test]
+    fn what_templates_for_python_use_is_there() {
+        let messages = json!([{"role": "user", "content": "a,b"}]);
+        for (source, want) in [
+            ("{{ messages[0].content.split(',')[-1].upper() }}", "B"),
+            ("{{ messages | length }}{{ messages[-1]['role'] }}", "1user"),
+            (
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "1",
+            ),
+            ("{% if tools is defined and tools %}t{% else %}none{% endif %}", "none"),
+            ("{%- for m in messages -%}{% if loop.first %}{% continue %}{% endif %}x{%- endfor -%}", ""),
+            ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": "a,b"}"#),
+            ("{{ messages[0] | tojson(indent=2) }}", "{\n  \"role\": \"user\",\n  \"content\": \"a,b\"\n}"),
+            ("{% if strftime_now is defined %}now{% else %}a day{% endif %}", "a day"),
+            ("{{ messages[0].content.startswith('a') and 'b' in messages[0].content }}", "true"),
+        ] {
+            check(source, &messages, &Value::Null, want);
+        }
+        check("{{ tools[0].function.name }}", &json!([]), &json!([{"function": {"name": "f"}}]), "f");
+    }
+
+    #[test]
+    fn a_template_refuses_in_its_own_words_and_ends() {
+        let refused = |source: &str| template(source).prompt(&json!([]), &Value::Null).unwrap_err();
+        let error = refused("{{ raise_exception('roles must alternate') }}");
+        assert!(matches!(&error, Error::Refused(words) if words.contains("roles must alternate")), "{error}");
+        assert!(matches!(
+            refused("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"),
+            Error::Refused(_)
+        ));
+        assert!(matches!(Template::read(&json!({"chat_template": "{% if %}"}), None), Err(Error::Template(_))));
+    }
+
+    #[test]
+    fn a_template_may_stand_in_a_list_or_a_file() {
+        let list =
+            json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]});
+        let prompt = |config: &Value, file| {
+            Template::read(config, file).unwrap().map(|template| template.prompt(&json!([]), &Value::Null).unwrap())
+        };
+        assert_eq!(prompt(&list, None).as_deref(), Some("d"));
+        assert_eq!(prompt(&list, Some("f")).as_deref(), Some("f"));
+        assert_eq!(prompt(&json!({}), None), None);
+    }
+}
