@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 pub mod attention;
+pub mod attention_paged;
 pub mod dot;
 pub mod embed;
 pub mod gelu;
@@ -30,6 +31,7 @@ pub mod testing;
 pub mod top_k;
 
 pub use attention::attention;
+pub use attention_paged::attention_paged;
 pub use dot::dot_scores;
 pub use embed::embed;
 pub use gelu::gelu;
@@ -57,6 +59,7 @@ pub struct Op {
 #[rustfmt::skip]
 pub const OPS: &[Op] = &[
     Op { name: "attention", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
+    Op { name: "attention_paged", backends: &["cpu", "simd"] },
     Op { name: "dot", backends: &["cpu", "simd"] },
     Op { name: "embed", backends: &["cpu", "simd"] },
     Op { name: "gelu", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },

@@ -24,7 +24,7 @@ use crate::launch::{self, Isa};
 
 pub mod cpu;
 mod relative;
-mod simd;
+pub(crate) mod simd;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +47,7 @@ impl Reach {
     pub const CAUSAL: Self = Self { behind: usize::MAX, ahead: 0 };
 
     /// The keys of `len` that query `i` sees.
-    fn keys(self, i: usize, len: usize) -> Range<usize> {
+    pub(crate) fn keys(self, i: usize, len: usize) -> Range<usize> {
         i.saturating_sub(self.behind)..len.min(i.saturating_add(self.ahead).saturating_add(1))
     }
 }

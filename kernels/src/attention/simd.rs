@@ -262,7 +262,7 @@ fn scale_and_add<L: Lanes>(l: L, row: &mut [f32], scale: f32, bias: &[f32]) {
 
 /// The largest of a row of whole panels.
 #[inline(always)]
-fn largest<L: Lanes>(l: L, row: &[f32]) -> f32 {
+pub(crate) fn largest<L: Lanes>(l: L, row: &[f32]) -> f32 {
     let mut largest = [l.splat(f32::NEG_INFINITY); 2];
     for pair in row.chunks_exact(2 * L::WIDTH) {
         largest[0] = l.max(largest[0], l.load(pair));
@@ -273,7 +273,7 @@ fn largest<L: Lanes>(l: L, row: &[f32]) -> f32 {
 
 /// `row = e^(row · scale − max)`, a row of whole panels. Gives the sum.
 #[inline(always)]
-fn exponentials<L: Lanes>(l: L, row: &mut [f32], scale: f32, max: f32) -> f32 {
+pub(crate) fn exponentials<L: Lanes>(l: L, row: &mut [f32], scale: f32, max: f32) -> f32 {
     let (scales, offset) = (l.splat(scale), l.splat(-max));
     let mut sums = [l.splat(0.0); 2];
     for pair in row.chunks_exact_mut(2 * L::WIDTH) {
