@@ -49,20 +49,30 @@ def stored(values: np.ndarray, kind: str) -> tuple[str, np.ndarray]:
     return ("float16", values.astype("<f2")) if kind == "F16" else ("float32", values.astype("<f4"))
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint, seed: int) -> None:
-    """config.json and model.safetensors."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(checkpoint.config, indent=2) + "\n")
-    tensors = weights(checkpoint, seed)
-    if checkpoint.position_ids:
-        tensors[checkpoint.position_ids] = np.arange(checkpoint.config["max_position_embeddings"])[None, :]
-    kept = {name: stored(values, checkpoint.stored) for name, values in tensors.items()}  # alive until they are written
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], kind: str) -> None:
+    """One safetensors file; floating tensors as `kind`: F32, F16 or BF16."""
+    kept = {name: stored(values, kind) for name, values in tensors.items()}  # alive until they are written
     entries = {
         name: TensorSpec(dtype=kind, shape=values.shape, data_ptr=values.ctypes.data, data_len=values.nbytes)
         for name, (kind, values) in kept.items()
     }
-    serialize_file(entries, folder / "model.safetensors", metadata={"format": "pt"})
+    serialize_file(entries, path, metadata={"format": "pt"})
+
+
+def write_config(folder: Path, checkpoint: Checkpoint) -> None:
+    """A new folder with config.json."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(checkpoint.config, indent=2) + "\n")
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, seed: int) -> None:
+    """config.json and model.safetensors."""
+    write_config(folder, checkpoint)
+    tensors = weights(checkpoint, seed)
+    if checkpoint.position_ids:
+        tensors[checkpoint.position_ids] = np.arange(checkpoint.config["max_position_embeddings"])[None, :]
+    write_tensors(folder / "model.safetensors", tensors, checkpoint.stored)
 
 
 def texts(checkpoint: Checkpoint, seed: int) -> list[dict]:

@@ -73,13 +73,14 @@ class Library:
     architecture, `native` is false and that form is made into this one: the answers check a reference, they are none."""
 
     native = True
+    headless = True  # embeddings are hidden states: a head for next words is left away
 
     def __init__(self, folder: Path, attention: str = "eager"):
         raw = json.loads((folder / "config.json").read_text())
         architecture = raw["architectures"][0]
         kind, config = getattr(transformers, architecture, None), None
-        if architecture == "Qwen3ForCausalLM":
-            kind = transformers.Qwen3Model  # embeddings are hidden states: the head for next words is left away
+        if architecture == "Qwen3ForCausalLM" and self.headless:
+            kind = transformers.Qwen3Model
         elif raw["model_type"] == "nomic_bert":
             config = nomic_config(raw)
         elif raw["model_type"] == "new":
@@ -134,6 +135,25 @@ class Library:
         if tensor.dtype != torch.float64:
             raise SystemExit(f"the library answers in {tensor.dtype}, not in f64")
         return tensor.numpy()
+
+
+class Decoder(Library):
+    """A checkpoint of a decoder with its head for next words."""
+
+    headless = False
+
+    def next_logits(self, ids: list[int]) -> np.ndarray:
+        """Logits [s, v] of the token after each token of one text."""
+        return self._checked(self._run(ids, None).logits[0])
+
+    def continued(self, ids: list[int], tokens: int) -> list[int]:
+        """The likeliest continuation, from the library's own loop with its cache of keys and values; a token that ends a text ends
+        it."""
+        settings = transformers.GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+        given = torch.tensor([ids])
+        with everything_in_f64():
+            written = self.model.generate(given, attention_mask=torch.ones_like(given), generation_config=settings)
+        return written[0, len(ids) :].tolist()
 
 
 class Gated(torch.nn.Module):
