@@ -1,6 +1,7 @@
 //! What a device thread drives. A batch of items goes in, one output per item comes out, in the same order.
 //! Plain data only: no type of a backend shows here, so batching and scheduling are tested with the fake engine.
 
+use crate::generate::Plan;
 use crate::tensor::{DataType, NamedTensor};
 
 /// One unit of work.
@@ -126,6 +127,45 @@ pub trait Engine: Send {
 
 /// Runs a batch on one side of an engine.
 pub type Side<'a> = &'a mut dyn FnMut(&[Item]) -> Result<Vec<Output>, Error>;
+
+/// What writes text and where it really runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GeneratorInfo {
+    /// `kernels`, `candle` or `fake`.
+    pub backend: &'static str,
+    /// What executes it: `kernels-cpu`, …
+    pub provider: String,
+    /// Where it runs.
+    pub device: Device,
+    /// Texts are comparable only inside one class, see [`Info::execution_class`].
+    pub execution_class: String,
+    /// Memory that the weights take on the device, in bytes.
+    pub weights_bytes: u64,
+    /// Logits of a token; its ids are below this.
+    pub vocabulary: usize,
+    /// Tokens of a sequence at most, as the model was trained and as the KV cache has room.
+    pub context: usize,
+    /// Tokens of a block of the KV cache.
+    pub block_tokens: usize,
+    /// Blocks of the KV cache.
+    pub blocks: usize,
+    /// Bytes of a block, of all layers.
+    pub block_bytes: u64,
+}
+
+/// Writes text on one device, a token of each sequence at a step. Owned by that device's thread.
+pub trait Generator: Send {
+    /// What it is and where it runs.
+    fn info(&self) -> &GeneratorInfo;
+
+    /// Runs a step: the tokens' keys and values go into the blocks that the plan names, and `choose` is given the logits of every
+    /// part that is to be sampled, `[vocabulary]`, with the part's place in the plan. What a sequence gets does not depend on the
+    /// others beyond the rounding that the execution class states.
+    ///
+    /// # Errors
+    /// The whole step fails; what it wrote into the cache is of no use then.
+    fn step(&mut self, plan: &Plan, choose: &mut dyn FnMut(usize, &mut [f32])) -> Result<(), Error>;
+}
 
 /// Why a batch failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

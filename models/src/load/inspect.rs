@@ -76,6 +76,13 @@ pub fn inspect(
     let config = optional_json(folder, CONFIG)?.unwrap_or(Value::Null);
     let mut bounds = None;
     match arch::ALL.iter().find(|architecture| (architecture.claims)(&config)) {
+        Some(architecture) if architecture.only_decodes() && !manifest.has_onnx() => {
+            let name = architecture.name;
+            let detail =
+                format!("architecture {name:?} writes text, which no task here asks for yet; encoders can be served");
+            return Err(Error::config(CONFIG, detail));
+        }
+        Some(architecture) if architecture.only_decodes() => {}
         Some(architecture) => {
             manifest.architecture = architecture.name.into();
             let probe =

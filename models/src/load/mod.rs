@@ -22,7 +22,7 @@ mod sentence_transformers;
 
 pub use inspect::{inspect, is_wanted};
 
-use crate::engine::{Device, Engine};
+use crate::engine::{Device, Engine, Generator};
 use crate::manifest::{self, Manifest, Task};
 use crate::task::{Pipeline, Tokenizer};
 use crate::{arch, backend};
@@ -291,6 +291,30 @@ pub fn load(manifest: &Manifest, folder: &Path, options: &Options) -> Result<Loa
     tracing::info!(model = %manifest.id(), backend = engine.info().backend, provider = %engine.info().provider,
         device = %engine.info().device, "loaded: {choice}");
     Ok(Loaded { manifest: manifest.clone(), pipeline: Arc::new(pipeline), engine, choice })
+}
+
+/// Loads a model that writes text from files that the cache has verified against the manifest, with a KV cache of at most so many bytes.
+///
+/// # Errors
+/// See [`Error`]; [`Error::NoBackend`] also where the model does not write text, or is to run elsewhere than on the CPU.
+pub fn load_generator(
+    manifest: &Manifest,
+    folder: &Path,
+    options: &Options,
+    cache_bytes: u64,
+) -> Result<Box<dyn Generator>, Error> {
+    manifest.check()?;
+    for file in &manifest.files {
+        check_file(folder, file)?;
+    }
+    let refuse = |why: &str| Error::NoBackend { model: manifest.id(), asked: options.backend, why: why.into() };
+    let decode = architecture(&manifest.architecture).and_then(|architecture| architecture.decode);
+    let decode = decode.ok_or_else(|| refuse("its architecture does not write text"))?;
+    if options.device != Device::Cpu || !matches!(options.backend, Backend::Auto | Backend::Kernels) {
+        return Err(refuse("text is written on the CPU only, with backend auto or kernels"));
+    }
+    let config = read_config(folder, manifest)?;
+    backend::cpu::decoder::load(Source { manifest, folder, config: &config, options }, decode, cache_bytes)
 }
 
 /// Runs one tiny sequence, so that what only fails at the first run (a missing kernel, a wrong shape inside the

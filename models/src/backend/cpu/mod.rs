@@ -2,6 +2,7 @@
 //! vector per item comes back. Any architecture that describes itself as an [`Encoder`] runs here. Never a tensor library,
 //! never padding.
 
+pub(crate) mod decoder;
 mod forward;
 mod product;
 mod scratch;

@@ -64,22 +64,22 @@ impl Template {
         Ok(Some(Self { environment, specials }))
     }
 
-    /// The prompt that ends where the model is to answer. `tools` as OpenAI has them, or null.
+    /// The prompt that ends where the model is to answer. Messages and tools are JSON, whose keys keep their order: models were
+    /// trained on tools in the order in which they were written.
     ///
     /// # Errors
-    /// [`Error::Refused`], with the template's own words.
-    pub fn prompt(&self, messages: &Value, tools: &Value) -> Result<String, Error> {
-        let mut context = serde_json::Map::new();
-        for (name, token) in &self.specials {
-            context.insert(name.clone(), token.clone().into());
+    /// [`Error::Refused`], with the template's own words or those of the JSON's reader.
+    pub fn prompt(&self, messages: &str, tools: Option<&str>) -> Result<String, Error> {
+        let read = |json: &str| serde_json::from_str::<Jinja>(json).map_err(|e| Error::Refused(e.to_string()));
+        let mut context: Vec<(&str, Jinja)> =
+            self.specials.iter().map(|(name, token)| (name.as_str(), token.as_str().into())).collect();
+        context.push(("messages", read(messages)?));
+        if let Some(tools) = tools {
+            context.push(("tools", read(tools)?));
         }
-        context.insert("messages".into(), messages.clone());
-        if !tools.is_null() {
-            context.insert("tools".into(), tools.clone());
-        }
-        context.insert("add_generation_prompt".into(), true.into());
+        context.push(("add_generation_prompt", true.into()));
         let template = self.environment.get_template(NAME).map_err(|e| Error::Template(words(&e)))?;
-        template.render(Jinja::from_serialize(&context)).map_err(|e| Error::Refused(words(&e)))
+        template.render(Jinja::from_iter(context)).map_err(|e| Error::Refused(words(&e)))
     }
 }
 
@@ -139,22 +139,22 @@ mod tests {
         Template::read(&config, None).unwrap().unwrap()
     }
 
-    fn check(source: &str, messages: &Value, tools: &Value, want: &str) {
+    fn check(source: &str, messages: &str, tools: Option<&str>, want: &str) {
         assert_eq!(template(source).prompt(messages, tools).unwrap(), want, "{source}");
     }
 
     #[test]
     fn messages_become_a_prompt() {
-        let messages = json!([{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hi <b>"}]);
+        let messages = r#"[{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hi <b>"}]"#;
         let source = "{{ bos_token }}{% for message in messages %}\n  {% if message.role == 'system' %}\n[{{ message['content'].strip() }}]\n  \
             {% else %}\n{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}\n  {% endif %}\n{% endfor %}\n\
             {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
-        check(source, &messages, &Value::Null, "<s>[Be brief.]\n<|user|>Hi <b></s><|assistant|>");
+        check(source, messages, None, "<s>[Be brief.]\n<|user|>Hi <b></s>\n<|assistant|>");
     }
 
     #[test]
     fn what_templates_for_python_use_is_there() {
-        let messages = json!([{"role": "user", "content": "a,b"}]);
+        let messages = r#"[{"role": "user", "content": "a,b"}]"#;
         for (source, want) in [
             ("{{ messages[0].content.split(',')[-1].upper() }}", "B"),
             ("{{ messages | length }}{{ messages[-1]['role'] }}", "1user"),
@@ -167,22 +167,25 @@ mod tests {
             ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": "a,b"}"#),
             ("{{ messages[0] | tojson(indent=2) }}", "{\n  \"role\": \"user\",\n  \"content\": \"a,b\"\n}"),
             ("{% if strftime_now is defined %}now{% else %}a day{% endif %}", "a day"),
-            ("{{ messages[0].content.startswith('a') and 'b' in messages[0].content }}", "true"),
+            ("{{ messages[0].content.startswith('a') and 'b' in messages[0].content }}", "True"),
         ] {
-            check(source, &messages, &Value::Null, want);
+            check(source, messages, None, want);
         }
-        check("{{ tools[0].function.name }}", &json!([]), &json!([{"function": {"name": "f"}}]), "f");
+        let tools = r#"[{"type": "function", "function": {"name": "f", "description": "d", "about": 1.5}}]"#;
+        check("{{ tools[0].function.name }}", "[]", Some(tools), "f");
+        check("{{ tools | tojson }}", "[]", Some(tools), tools);
     }
 
     #[test]
     fn a_template_refuses_in_its_own_words_and_ends() {
-        let refused = |source: &str| template(source).prompt(&json!([]), &Value::Null).unwrap_err();
+        let refused = |source: &str| template(source).prompt("[]", None).unwrap_err();
         let error = refused("{{ raise_exception('roles must alternate') }}");
         assert!(matches!(&error, Error::Refused(words) if words.contains("roles must alternate")), "{error}");
         assert!(matches!(
             refused("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"),
             Error::Refused(_)
         ));
+        assert!(matches!(template("x").prompt("[", None), Err(Error::Refused(_))));
         assert!(matches!(Template::read(&json!({"chat_template": "{% if %}"}), None), Err(Error::Template(_))));
     }
 
@@ -191,7 +194,7 @@ mod tests {
         let list =
             json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]});
         let prompt = |config: &Value, file| {
-            Template::read(config, file).unwrap().map(|template| template.prompt(&json!([]), &Value::Null).unwrap())
+            Template::read(config, file).unwrap().map(|template| template.prompt("[]", None).unwrap())
         };
         assert_eq!(prompt(&list, None).as_deref(), Some("d"));
         assert_eq!(prompt(&list, Some("f")).as_deref(), Some("f"));

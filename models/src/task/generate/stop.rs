@@ -1,5 +1,6 @@
 //! Ends a text where one of a caller's stop strings begins, wherever the borders of tokens are. Pieces of text go in, text that
-//! certainly stands before any stop string comes out.
+//! certainly stands before any stop string comes out. Of several, the one that is complete first ends the text; of those, the one that
+//! began first.
 
 /// Stop strings of a request at most, as OpenAI has it.
 pub const STOPS_MAX: usize = 4;
@@ -25,9 +26,9 @@ impl Stops {
             return String::new();
         }
         self.held.push_str(piece);
-        if let Some(first) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+        if let Some(start) = first(&self.held, &self.stops) {
             self.has_stopped = true;
-            self.held.truncate(first);
+            self.held.truncate(start);
             return std::mem::take(&mut self.held);
         }
         let kept = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
@@ -44,6 +45,12 @@ impl Stops {
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
+}
+
+/// Where the stop string begins that is complete first.
+fn first(text: &str, stops: &[String]) -> Option<usize> {
+    let ends = stops.iter().filter_map(|stop| text.find(stop.as_str()).map(|start| (start + stop.len(), start)));
+    ends.min().map(|(_, start)| start)
 }
 
 /// The longest end of `text` that `stop` begins with, in bytes, but not all of it.
@@ -75,7 +82,8 @@ mod tests {
         check(&["END"], &["a E", "N", "D b"], &["a ", "", ""], true, "");
         check(&["END"], &["a E", "N", "x"], &["a ", "", "ENx"], false, "");
         check(&["END"], &["a EN"], &["a "], false, "EN");
-        // The one that begins first ends the text, also when another is found with the same piece.
+        // Of two that are complete at once, the one that began first; else the one that is complete first.
+        check(&["é", "aéa"], &["baéaé"], &["ba"], true, "");
         check(&["b", "ab"], &["xaby"], &["x"], true, "");
         check(&["\n\n"], &["one\n", "two\n", "\nthree"], &["one", "\ntwo", ""], true, "");
         check(&[], &["as", " it is"], &["as", " it is"], false, "");
@@ -93,7 +101,11 @@ mod tests {
             stops in prop::collection::vec("[abé]{1,4}", 0..4),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
         ) {
-            let first = stops.iter().filter_map(|stop| text.find(stop.as_str())).min();
+            let is_in = |end: &usize| text.is_char_boundary(*end) && stops.iter().any(|stop| text[..*end].ends_with(stop.as_str()));
+            let first = (0..=text.len()).find(is_in).map(|end| {
+                let there = stops.iter().filter(|stop| text[..end].ends_with(stop.as_str()));
+                end - there.map(String::len).max().unwrap()
+            });
             let want = &text[..first.unwrap_or(text.len())];
             let borders: Vec<usize> = (0..=text.len()).filter(|at| text.is_char_boundary(*at)).collect();
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| borders[cut.index(borders.len())]).collect();

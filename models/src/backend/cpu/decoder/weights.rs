@@ -2,7 +2,7 @@
 //! occur are ever read.
 
 use super::super::weights::{NormWeights, PackedDense, load_dense, load_norm, values};
-use crate::arch::decoder::{Decoder, Layer, Norm};
+use crate::arch::decoder::{Decoder, Dense, Layer, Norm};
 use crate::load::Error;
 use crate::load::safetensors::Checkpoint;
 use crate::manifest::Quantization;
@@ -42,7 +42,7 @@ impl Weights {
         values(&decoder.words, checkpoint)?;
         let norm = |norm: &Norm| load_norm(norm, decoder.norm_offset, checkpoint);
         let maybe = |of: &Option<Norm>| of.as_ref().map(norm).transpose();
-        let dense = |dense| load_dense(dense, checkpoint, quantization);
+        let dense = |dense: &Dense| load_dense(dense, checkpoint, quantization);
         let layer = |layer: &Layer| -> Result<LayerWeights, Error> {
             let head_norms = match &layer.head_norms {
                 Some((q, k)) => Some((norm(q)?, norm(k)?)),

@@ -1,0 +1,228 @@
+//! Small decoders of every family against the f64 reference: logits at every position, continuations, alone and in company, and
+//! whatever blocks their keys lie in.
+
+use crate::support::On;
+use crate::support::{assert_close, data, json, numbers, options};
+use models::engine::{Error, Generator};
+use models::generate::{Part, Plan};
+use models::load::load_generator;
+use models::manifest::{File, Manifest, Task};
+use std::path::Path;
+
+/// f32 against f64 through two to six layers, as a share of the largest logit; the largest differences seen are a tenth of it.
+const TOLERANCE: f64 = 2e-5;
+
+const NAMES: &[&str] = &[
+    "gemma2",
+    "gemma3",
+    "gemma3-v5",
+    "llama",
+    "llama-3",
+    "llama-3-v5",
+    "mistral",
+    "phi3",
+    "phi4-mini",
+    "qwen2",
+    "qwen3",
+    "smollm2",
+];
+
+/// Room for some sequences of the longest texts here.
+const CACHE_BYTES: u64 = 8 << 20;
+
+fn manifest(folder: &Path) -> Manifest {
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let kind = config["model_type"].as_str().unwrap();
+    let architecture = if kind == "gemma3_text" { "gemma3" } else { kind };
+    let file = |entry: std::fs::DirEntry| File {
+        path: entry.file_name().into_string().unwrap(),
+        sha256: "0".repeat(64),
+        bytes: entry.metadata().unwrap().len(),
+    };
+    let mut files: Vec<File> = std::fs::read_dir(folder).unwrap().map(|entry| file(entry.unwrap())).collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let fake = models::backend::fake::manifest_for("decoder", Task::Infer);
+    Manifest { architecture: architecture.into(), files, ..fake }
+}
+
+fn load(name: &str) -> Box<dyn Generator> {
+    let folder = data("decoder").join(name);
+    load_generator(&manifest(&folder), &folder, &options(On::Kernels), CACHE_BYTES).unwrap()
+}
+
+/// One sequence as a test runs it.
+struct Text {
+    ids: Vec<u32>,
+    table: Vec<u32>,
+    done: usize,
+}
+
+impl Text {
+    /// Its blocks are every third from `first` on, backwards.
+    fn new(engine: &dyn Generator, ids: &[u32], first: u32) -> Self {
+        let count = (ids.len() + 16).div_ceil(engine.info().block_tokens) as u32;
+        let table = (0..count).rev().map(|block| first + 3 * block).collect();
+        Self { ids: ids.to_vec(), table, done: 0 }
+    }
+
+    /// So many of its next tokens.
+    fn part(&mut self, count: usize) -> Part<'_> {
+        let (position, end) = (self.done, self.done + count);
+        self.done = end;
+        Part { sequence: 1, tokens: &self.ids[position..end], position, blocks: &self.table, is_sampled: true }
+    }
+}
+
+/// Runs a step and gives the logits of its parts.
+fn step(engine: &mut dyn Generator, parts: &[Part<'_>]) -> Vec<Vec<f32>> {
+    let mut plan = Plan::default();
+    parts.iter().for_each(|part| plan.push(*part));
+    let mut all = vec![];
+    engine.step(&plan, &mut |at, logits| all.push((at, logits.to_vec()))).unwrap();
+    assert!(all.iter().map(|(at, _)| *at).eq(0..parts.len()));
+    all.into_iter().map(|(_, logits)| logits).collect()
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+    best.unwrap().0 as u32
+}
+
+fn ids(value: &serde_json::Value) -> Vec<u32> {
+    numbers(value).into_iter().map(|id| id as u32).collect()
+}
+
+fn check(name: &str) {
+    let mut engine = load(name);
+    let golden = json(&format!("decoder/{name}.golden.json"));
+    let mut texts = vec![];
+    for case in golden["cases"].as_array().unwrap() {
+        let prompt = ids(&case["ids"]);
+        if prompt.len() > engine.info().context {
+            // With a scaling that changes with the length: longer sequences are refused here.
+            assert_eq!((name, prompt.len(), engine.info().context), ("phi4-mini", 90, 64));
+            continue;
+        }
+        let (best, most, sums) = (ids(&case["argmax"]), numbers(&case["max"]), numbers(&case["logsumexp"]));
+        let last = numbers(&case["last"]);
+        let scale = last.iter().fold(0.0_f64, |most, logit| most.max(logit.abs()));
+
+        // Token by token, so that every position is looked at.
+        let mut one_by_one = Text::new(&*engine, &prompt, 1);
+        let mut logits = vec![];
+        for at in 0..prompt.len() {
+            logits = step(&mut *engine, &[one_by_one.part(1)]).remove(0);
+            let place = format!("{name}, {} tokens, at {at}", prompt.len());
+            assert_eq!(argmax(&logits), best[at], "{place}");
+            let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f64 = logits.iter().map(|logit| f64::from(logit - largest).exp()).sum();
+            let found = [largest, (f64::from(largest) + sum.ln()) as f32];
+            assert_close(&found, &[most[at], sums[at]], TOLERANCE * scale.max(1.0), &place);
+        }
+        assert_close(&logits, &last, TOLERANCE * scale.max(1.0), name);
+
+        // At once, and in two chunks, in other blocks: the same to the last bit.
+        let mut at_once = Text::new(&*engine, &prompt, 2);
+        assert_eq!(step(&mut *engine, &[at_once.part(prompt.len())]).remove(0), logits, "{name} at once");
+        if prompt.len() > 1 {
+            let mut chunked = Text::new(&*engine, &prompt, 0);
+            step(&mut *engine, &[chunked.part(prompt.len() / 3 + 1)]);
+            let rest = prompt.len() - chunked.done;
+            assert_eq!(step(&mut *engine, &[chunked.part(rest)]).remove(0), logits, "{name} in chunks");
+        }
+
+        // The likeliest each time.
+        let greedy = ids(&case["greedy"]);
+        let mut written = vec![];
+        let mut next = argmax(&logits);
+        while written.len() < greedy.len() {
+            written.push(next);
+            at_once.ids.push(next);
+            if written.len() < greedy.len() {
+                next = argmax(&step(&mut *engine, &[at_once.part(1)]).remove(0));
+            }
+        }
+        assert_eq!(written, greedy, "{name}, {} tokens", prompt.len());
+        texts.push((prompt, logits));
+    }
+
+    // All of them in one step, and a token of one beside a prompt of another: what each gets is what it got alone.
+    let mut first = 0;
+    let mut together: Vec<Text> = vec![];
+    for (prompt, _) in &texts {
+        let mut text = Text::new(&*engine, prompt, 0);
+        let count = text.table.len() as u32;
+        text.table = (first..first + count).collect();
+        first += count;
+        together.push(text);
+    }
+    let parts: Vec<Part<'_>> = together.iter_mut().map(|text| text.part(text.ids.len())).collect();
+    let found = step(&mut *engine, &parts);
+    for ((_, want), found) in texts.iter().zip(found) {
+        assert_eq!(&found, want, "{name} together");
+    }
+}
+
+macro_rules! families {
+    ($($test:ident: $($name:literal)*;)*) => {
+        $(#[test] fn $test() { $(check($name);)* })*
+
+        #[test]
+        fn every_checkpoint_is_looked_at() {
+            let looked_at = [$($($name),*),*];
+            assert_eq!(looked_at, NAMES);
+            let mut there: Vec<String> = std::fs::read_dir(data("decoder")).unwrap()
+                .map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir())
+                .map(|entry| entry.file_name().into_string().unwrap()).collect();
+            there.sort();
+            assert_eq!(there, NAMES);
+        }
+    };
+}
+
+families! {
+    gemma2_is_the_reference: "gemma2";
+    gemma3_is_the_reference: "gemma3" "gemma3-v5";
+    llama_is_the_reference: "llama" "llama-3" "llama-3-v5";
+    mistral_is_the_reference: "mistral";
+    phi_is_the_reference: "phi3" "phi4-mini";
+    qwen2_is_the_reference: "qwen2";
+    qwen3_is_the_reference: "qwen3";
+    smollm2_is_the_reference: "smollm2";
+}
+
+#[test]
+fn a_step_that_does_not_fit_is_refused_and_touches_nobody() {
+    let mut engine = load("smollm2");
+    let info = engine.info().clone();
+    let mut text = Text::new(&*engine, &[5, 6, 7], 0);
+    let before = step(&mut *engine, &[text.part(3)]).remove(0);
+    let far = info.context;
+    for (tokens, position, blocks) in [
+        (vec![info.vocabulary as u32], 0, vec![9]),
+        (vec![1, 2], far - 1, (0..info.blocks as u32).collect()),
+        (vec![], 0, vec![9]),
+        (vec![1], 0, vec![]),
+        (vec![1], 0, vec![info.blocks as u32]),
+    ] {
+        let mut plan = Plan::default();
+        plan.push(Part { sequence: 1, tokens: &tokens, position, blocks: &blocks, is_sampled: true });
+        let error = engine.step(&plan, &mut |_, _| panic!("nothing is to be chosen")).unwrap_err();
+        assert!(matches!(error, Error::Input(_) | Error::Backend { .. }), "{error}");
+    }
+    text.done = 2;
+    assert_eq!(step(&mut *engine, &[text.part(1)]).remove(0), before);
+}
+
+#[test]
+fn a_cache_without_room_is_refused_with_figures() {
+    let folder = data("decoder").join("smollm2");
+    let error = load_generator(&manifest(&folder), &folder, &options(On::Kernels), 1000).err().unwrap().to_string();
+    assert!(error.contains("1000") && error.contains("KV cache"), "{error}");
+    let error = load_generator(&manifest(&folder), &folder, &options(On::Candle), 1 << 20).err().unwrap().to_string();
+    assert!(error.contains("CPU"), "{error}");
+    let encoder = data("tiny-bert");
+    let other = Manifest { architecture: "bert".into(), ..manifest(&folder) };
+    assert!(load_generator(&other, &encoder, &options(On::Kernels), 1 << 20).is_err());
+}
