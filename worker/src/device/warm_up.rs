@@ -9,7 +9,7 @@ use models::Engine;
 use models::engine::{Item, Tokens};
 
 /// How long may be spent on sizes: it is part of every start.
-const TIME: Duration = Duration::from_millis(120);
+const TIME: Duration = Duration::from_millis(80);
 
 /// The smallest batch that is tried.
 const LEAST: usize = 64;
@@ -17,7 +17,7 @@ const LEAST: usize = 64;
 /// Tokens of a sequence that it is tried with: a sentence or two.
 const LENGTH: usize = 64;
 
-/// Runs of a size; the fastest counts, for whatever else the machine does only ever adds.
+/// Runs of a size at most; the fastest counts, for whatever else the machine does only ever adds.
 const RUNS: usize = 2;
 
 /// What a batch may lose of the best rate.
@@ -50,7 +50,9 @@ pub(super) fn measure(engine: &mut dyn Engine, most: usize) -> Found {
     let mut tokens = LEAST.min(most);
     loop {
         let items = sequences(tokens, length);
-        let Some(fastest) = fastest(started + TIME, || engine.run(&items).is_ok()) else { return untold };
+        let Some(fastest) = fastest(|run| started.elapsed() + run < TIME, || engine.run(&items).is_ok()) else {
+            return untold;
+        };
         sizes.push((tokens, fastest));
         // The next size takes twice as long, and is tried when there is time for one of its runs.
         if tokens == most || started.elapsed() + 2 * fastest > TIME {
@@ -69,9 +71,10 @@ pub(super) fn measure(engine: &mut dyn Engine, most: usize) -> Found {
     let mut tries = Vec::new();
     for side_tokens in [least, 2 * least] {
         let items = sequences(side_tokens, length);
-        let Some(fastest) = fastest(Instant::now() + TIME, || run_sides(engine, &items)) else { return alone };
-        tries.push((side_tokens, rate(&(sides * side_tokens, fastest)) / whole));
-        if tries.last().is_some_and(|(_, share)| *share >= RATE_SHARE) {
+        let share = |took| rate(&(sides * side_tokens, took)) / whole;
+        let Some(fastest) = fastest(|run| share(run) < RATE_SHARE, || run_sides(engine, &items)) else { return alone };
+        tries.push((side_tokens, share(fastest)));
+        if share(fastest) >= RATE_SHARE {
             break;
         }
     }
@@ -84,16 +87,17 @@ fn sequences(tokens: usize, length: usize) -> Vec<Item> {
     lengths.map(|length| Item::Tokens(Tokens { ids: vec![0; length], type_ids: vec![] })).collect()
 }
 
-/// The shortest that `run` takes, a second time only before `end`; nothing when it fails.
-fn fastest(end: Instant, mut run: impl FnMut() -> bool) -> Option<Duration> {
+/// The shortest that `run` takes, which is tried again while `again` says so of what the last one took; nothing when it fails.
+fn fastest(again: impl Fn(Duration) -> bool, mut run: impl FnMut() -> bool) -> Option<Duration> {
     let mut fastest = Duration::MAX;
     for _ in 0..RUNS {
         let started = Instant::now();
         if !run() {
             return None;
         }
-        fastest = fastest.min(started.elapsed());
-        if Instant::now() > end {
+        let took = started.elapsed();
+        fastest = fastest.min(took);
+        if !again(took) {
             break;
         }
     }
