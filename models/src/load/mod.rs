@@ -12,6 +12,7 @@
 //! [`Loaded::choice`] says which rule decided, and the engine's `Info` what really runs.
 
 mod choose;
+pub mod gguf;
 pub mod inspect;
 #[expect(unsafe_code, reason = "mapping a file is the one thing that needs it; see its SAFETY note")]
 pub mod mmap;
@@ -164,6 +165,14 @@ pub enum Error {
     /// A broken safetensors file or index.
     #[error("{path} is not valid safetensors: {detail}; fetch or convert it again")]
     Safetensors {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A broken GGUF file, or one with what is not supported.
+    #[error("{path} is not a GGUF file that can be used: {detail}; fetch or convert it again")]
+    Gguf {
         /// The file.
         path: String,
         /// What is wrong.

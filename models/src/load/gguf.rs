@@ -1,0 +1,398 @@
+//! A GGUF file goes in, its metadata and its tensors as views of the mapped file come out. A broken file is refused when it is opened;
+//! no value is copied or converted here, and nothing is believed that the file's length does not bear out.
+//!
+//! # Source
+//! The format's description, `docs/gguf.md` of ggml, versions 2 and 3, little-endian.
+
+use super::Error;
+use super::mmap::Mapped;
+use std::collections::HashMap;
+use std::path::Path;
+
+const MAGIC: &[u8; 4] = b"GGUF";
+
+/// Where tensors begin, as a multiple, unless `general.alignment` says otherwise.
+const ALIGNMENT: u64 = 32;
+
+/// Dimensions of a tensor at most, as the format has it.
+const DIMENSIONS_MAX: u32 = 4;
+
+/// A file that was opened.
+#[derive(Debug)]
+pub struct Gguf {
+    bytes: Mapped,
+    metadata: HashMap<String, Value>,
+    tensors: HashMap<String, Info>,
+    data_start: usize,
+}
+
+/// A value of the metadata.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Any unsigned whole number.
+    Unsigned(u64),
+    /// Any signed whole number.
+    Signed(i64),
+    /// Any floating-point number.
+    Float(f64),
+    /// True or false.
+    Bool(bool),
+    /// A text; what is not UTF-8 stands as replacements.
+    Text(String),
+    /// Values of one type.
+    List(Vec<Value>),
+}
+
+/// How a tensor's numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(non_camel_case_types, reason = "the names that the format has")]
+pub enum Kind {
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    F16,
+    /// 16 bits, with the range of f32.
+    Bf16,
+    /// Blocks of 32 in 8 bits.
+    Q8_0,
+    /// Blocks of 256 in 4 bits, with scales and minimums.
+    Q4_K,
+    /// Blocks of 256 in 5 bits, with scales and minimums.
+    Q5_K,
+    /// Blocks of 256 in 6 bits, with scales.
+    Q6_K,
+}
+
+/// By their numbers in files: kind, name, numbers of a block and its bytes.
+const KINDS: &[(u32, Kind, &str, usize, usize)] = &[
+    (0, Kind::F32, "F32", 1, 4),
+    (1, Kind::F16, "F16", 1, 2),
+    (8, Kind::Q8_0, "Q8_0", 32, 34),
+    (12, Kind::Q4_K, "Q4_K", 256, 144),
+    (13, Kind::Q5_K, "Q5_K", 256, 176),
+    (14, Kind::Q6_K, "Q6_K", 256, 210),
+    (30, Kind::Bf16, "BF16", 1, 2),
+];
+
+impl Kind {
+    /// Its name, as files and their makers have it.
+    pub fn name(self) -> &'static str {
+        self.line().2
+    }
+
+    /// Numbers that are stored together.
+    pub fn block(self) -> usize {
+        self.line().3
+    }
+
+    /// Bytes of so many together.
+    pub fn block_bytes(self) -> usize {
+        self.line().4
+    }
+
+    fn line(self) -> &'static (u32, Kind, &'static str, usize, usize) {
+        KINDS.iter().find(|line| line.1 == self).expect("KINDS lists every kind")
+    }
+}
+
+#[derive(Debug)]
+struct Info {
+    kind: Kind,
+    shape: Vec<usize>,
+    start: usize,
+    end: usize,
+}
+
+/// A tensor as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// How.
+    pub kind: Kind,
+    /// Dimensions, outermost first.
+    pub shape: &'a [usize],
+    /// Its bytes. They fit kind and shape.
+    pub data: &'a [u8],
+}
+
+impl Gguf {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is broken, or holds a tensor of a kind that is not computed with here.
+    pub fn open(folder: &Path, path: &str) -> Result<Self, Error> {
+        let bytes = Mapped::open(&folder.join(path)).map_err(|e| Error::io(path, &e))?;
+        let (metadata, tensors, data_start) =
+            read(&bytes).map_err(|detail| Error::Gguf { path: path.into(), detail })?;
+        Ok(Self { bytes, metadata, tensors, data_start })
+    }
+
+    /// A value of the metadata.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(key)
+    }
+
+    /// A tensor.
+    pub fn tensor(&self, name: &str) -> Option<View<'_>> {
+        let info = self.tensors.get(name)?;
+        let data = &self.bytes[self.data_start + info.start..self.data_start + info.end];
+        Some(View { kind: info.kind, shape: &info.shape, data })
+    }
+
+    /// Every tensor's name, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+}
+
+type Contents = (HashMap<String, Value>, HashMap<String, Info>, usize);
+
+fn read(bytes: &[u8]) -> Result<Contents, String> {
+    let mut reader = Reader { bytes, at: 0 };
+    if reader.take(MAGIC.len())? != MAGIC {
+        return Err("it does not begin as a GGUF file does".into());
+    }
+    let version = reader.u32()?;
+    if !(2..=3).contains(&version) {
+        return Err(format!("version {version} is not supported; 2 and 3, little-endian, are"));
+    }
+    let (tensor_count, value_count) = (reader.u64()?, reader.u64()?);
+    let mut metadata = HashMap::new();
+    for _ in 0..value_count {
+        let key = reader.text()?;
+        let kind = reader.u32()?;
+        let value = reader.value(kind)?;
+        if metadata.insert(key.clone(), value).is_some() {
+            return Err(format!("{key} is there twice"));
+        }
+    }
+    let alignment = match metadata.get("general.alignment") {
+        None => ALIGNMENT,
+        Some(Value::Unsigned(alignment)) if alignment.is_power_of_two() && *alignment <= 1 << 20 => *alignment,
+        Some(other) => return Err(format!("general.alignment is {other:?}; a power of two is needed")),
+    };
+    let mut tensors = HashMap::new();
+    for _ in 0..tensor_count {
+        let name = reader.text()?;
+        let info = reader.tensor(&name, alignment)?;
+        if tensors.insert(name.clone(), info).is_some() {
+            return Err(format!("tensor {name} is there twice"));
+        }
+    }
+    let data_start = (reader.at as u64).next_multiple_of(alignment);
+    let data = (bytes.len() as u64).saturating_sub(data_start) as usize;
+    match tensors.iter().find(|(_, info)| info.end > data) {
+        Some((name, info)) => Err(format!("tensor {name} ends at byte {} of {data}; the file is cut off", info.end)),
+        None => Ok((metadata, tensors, data_start as usize)),
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+        let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
+        let end = end.ok_or_else(|| format!("it ends within its header, at byte {}", self.bytes.len()))?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        self.take(N).map(|bytes| bytes.try_into().expect("as many were taken"))
+    }
+
+    fn u32(&mut self) -> Result<u32, String> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, String> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn size(&mut self) -> Result<usize, String> {
+        let size = self.u64()?;
+        usize::try_from(size).map_err(|_| format!("{size} is more than this machine can address"))
+    }
+
+    fn text(&mut self) -> Result<String, String> {
+        let length = self.size()?;
+        Ok(String::from_utf8_lossy(self.take(length)?).into_owned())
+    }
+
+    fn value(&mut self, kind: u32) -> Result<Value, String> {
+        Ok(match kind {
+            0 => Value::Unsigned(u8::from_le_bytes(self.array()?).into()),
+            1 => Value::Signed(i8::from_le_bytes(self.array()?).into()),
+            2 => Value::Unsigned(u16::from_le_bytes(self.array()?).into()),
+            3 => Value::Signed(i16::from_le_bytes(self.array()?).into()),
+            4 => Value::Unsigned(self.u32()?.into()),
+            5 => Value::Signed(i32::from_le_bytes(self.array()?).into()),
+            6 => Value::Float(f32::from_le_bytes(self.array()?).into()),
+            7 => Value::Bool(self.array::<1>()? != [0]),
+            8 => Value::Text(self.text()?),
+            9 => {
+                let (kind, count) = (self.u32()?, self.size()?);
+                if kind == 9 {
+                    return Err("a list of lists is in its header, which no model needs".into());
+                }
+                // Grows as it is read: the file's end stops a count that is made up.
+                let mut list = Vec::new();
+                for _ in 0..count {
+                    list.push(self.value(kind)?);
+                }
+                Value::List(list)
+            }
+            10 => Value::Unsigned(self.u64()?),
+            11 => Value::Signed(i64::from_le_bytes(self.array()?)),
+            12 => Value::Float(f64::from_le_bytes(self.array()?)),
+            other => return Err(format!("a value of the unknown type {other} is in its header")),
+        })
+    }
+
+    fn tensor(&mut self, name: &str, alignment: u64) -> Result<Info, String> {
+        let wrong = |detail: String| format!("tensor {name}: {detail}");
+        let count = self.u32()?;
+        if !(1..=DIMENSIONS_MAX).contains(&count) {
+            return Err(wrong(format!("{count} dimensions; 1 to {DIMENSIONS_MAX} are possible")));
+        }
+        // Innermost first.
+        let mut shape = (0..count).map(|_| self.size()).collect::<Result<Vec<usize>, _>>()?;
+        let number = self.u32()?;
+        let offset = self.u64()?;
+        let line = KINDS.iter().find(|line| line.0 == number);
+        let (_, kind, label, block, block_bytes) = *line.ok_or_else(|| {
+            let known: Vec<_> = KINDS.iter().map(|line| line.2).collect();
+            wrong(format!("is stored as type {number}; {} are supported", known.join(", ")))
+        })?;
+        if !shape[0].is_multiple_of(block) {
+            return Err(wrong(format!("rows of {} numbers are not whole blocks of {block} of {label}", shape[0])));
+        }
+        if !offset.is_multiple_of(alignment) {
+            return Err(wrong(format!("begins at byte {offset}, not at a multiple of {alignment}")));
+        }
+        let numbers = shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size));
+        let bytes = numbers.and_then(|numbers| (numbers / block).checked_mul(block_bytes));
+        let start = usize::try_from(offset).ok();
+        let end = start.zip(bytes).and_then(|(start, bytes)| start.checked_add(bytes));
+        let (start, end) = start.zip(end).ok_or_else(|| wrong("is larger than memory can be".into()))?;
+        shape.reverse();
+        Ok(Info { kind, shape, start, end })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Writes a file: metadata as type and bytes, tensors as dimensions (innermost first), type, offset.
+    fn file(values: &[(&str, u32, Vec<u8>)], tensors: &[(&str, &[u64], u32, u64)], data: usize) -> Vec<u8> {
+        let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(3_u32.to_le_bytes());
+        bytes.extend((tensors.len() as u64).to_le_bytes());
+        bytes.extend((values.len() as u64).to_le_bytes());
+        for (key, kind, value) in values {
+            bytes.extend(text(key));
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend(value);
+        }
+        for (name, shape, kind, offset) in tensors {
+            bytes.extend(text(name));
+            bytes.extend((shape.len() as u32).to_le_bytes());
+            shape.iter().for_each(|size| bytes.extend(size.to_le_bytes()));
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend(offset.to_le_bytes());
+        }
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT as usize), 0);
+        bytes.extend((0..data).map(|at| at as u8));
+        bytes
+    }
+
+    fn open(bytes: &[u8]) -> Result<Gguf, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("m.gguf"), bytes).unwrap();
+        Gguf::open(folder.path(), "m.gguf")
+    }
+
+    fn good() -> Vec<u8> {
+        let list =
+            [&8_u32.to_le_bytes()[..], &2_u64.to_le_bytes(), &1_u64.to_le_bytes(), b"a", &0_u64.to_le_bytes()].concat();
+        let values = [
+            ("general.architecture", 8, [&5_u64.to_le_bytes()[..], b"llama"].concat()),
+            ("llama.block_count", 4, 2_u32.to_le_bytes().to_vec()),
+            ("llama.eps", 6, 0.5_f32.to_le_bytes().to_vec()),
+            ("tokenizer.ggml.tokens", 9, list),
+            ("yes", 7, vec![1]),
+            ("less", 11, (-3_i64).to_le_bytes().to_vec()),
+        ];
+        file(&values, &[("a.weight", &[3, 2], 0, 0), ("b.weight", &[64, 1], 8, 32)], 32 + 2 * 34)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let file = open(&good()).unwrap();
+        let text = |text: &str| Value::Text(text.into());
+        assert_eq!(file.value("general.architecture"), Some(&text("llama")));
+        assert_eq!(file.value("llama.block_count"), Some(&Value::Unsigned(2)));
+        assert_eq!(file.value("llama.eps"), Some(&Value::Float(0.5)));
+        assert_eq!(file.value("tokenizer.ggml.tokens"), Some(&Value::List(vec![text("a"), text("")])));
+        assert_eq!((file.value("yes"), file.value("less")), (Some(&Value::Bool(true)), Some(&Value::Signed(-3))));
+        let view = file.tensor("a.weight").unwrap();
+        assert_eq!((view.kind, view.shape, view.data.len(), view.data[5]), (Kind::F32, &[2, 3][..], 24, 5));
+        let view = file.tensor("b.weight").unwrap();
+        assert_eq!((view.kind, view.shape, view.data.len(), view.data[0]), (Kind::Q8_0, &[1, 64][..], 68, 32));
+        let mut names: Vec<&str> = file.names().collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a.weight", "b.weight"]);
+    }
+
+    #[test]
+    fn what_is_broken_is_refused_and_named() {
+        let check = |bytes: &[u8], words: &str| {
+            let error = open(bytes).err().unwrap().to_string();
+            assert!(error.contains(words) && error.contains("m.gguf"), "{error}");
+        };
+        check(b"GGML\x03\0\0\0", "begin");
+        check(&[&MAGIC[..], &1_u32.to_le_bytes(), &[0; 16]].concat(), "version 1");
+        check(&file(&[], &[("t", &[33], 8, 0)], 99), "whole blocks of 32");
+        check(&file(&[], &[("t", &[32], 2, 0)], 99), "type 2");
+        check(&file(&[], &[("t", &[32], 0, 3)], 999), "multiple of 32");
+        check(&file(&[], &[("t", &[32], 0, 32)], 128), "cut off");
+        check(&file(&[], &[("t", &[], 0, 0)], 0), "0 dimensions");
+        check(&file(&[], &[("t", &[1 << 62, 1 << 62], 0, 0)], 0), "larger than memory");
+        check(&file(&[], &[("t", &[1], 0, 0), ("t", &[1], 0, 0)], 9), "twice");
+        check(&file(&[("general.alignment", 4, 12_u32.to_le_bytes().to_vec())], &[], 0), "power of two");
+        check(&file(&[("k", 9, [&4_u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat())], &[], 0), "ends within");
+        check(&file(&[("k", 9, [&9_u32.to_le_bytes()[..], &1_u64.to_le_bytes()].concat())], &[], 0), "list of lists");
+        check(&file(&[("k", 13, vec![])], &[], 0), "unknown type 13");
+    }
+
+    #[test]
+    fn a_file_that_ends_early_is_refused_wherever() {
+        let whole = good();
+        for length in 0..whole.len() {
+            assert!(open(&whole[..length]).is_err(), "{length}");
+        }
+    }
+
+    proptest! {
+        /// Whatever is in a file, it is read or refused, and what is read lies within it.
+        #[test]
+        fn no_file_is_believed(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+            let mut bytes = good();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok((_, tensors, start)) = read(&bytes) {
+                for info in tensors.values() {
+                    prop_assert!(info.start <= info.end && start + info.end <= bytes.len());
+                }
+            }
+        }
+    }
+}
