@@ -24,6 +24,7 @@ pub mod linear_int8;
 pub mod pool;
 pub mod rms_norm;
 pub mod rotary;
+pub mod sample;
 pub mod sequences;
 pub mod softmax;
 pub mod stored;
@@ -42,6 +43,7 @@ pub use linear_int8::linear_int8;
 pub use pool::pool;
 pub use rms_norm::rms_norm;
 pub use rotary::rotary;
+pub use sample::sample;
 pub use softmax::softmax;
 pub use top_k::top_k;
 
@@ -70,6 +72,7 @@ pub const OPS: &[Op] = &[
     Op { name: "pool", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "rms_norm", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "rotary", backends: &["cpu", "simd", "cuda"] },
+    Op { name: "sample", backends: &["cpu", "simd"] },
     Op { name: "softmax", backends: &["cpu", "simd"] },
     Op { name: "top_k", backends: &["cpu", "simd"] },
 ];
