@@ -5,6 +5,7 @@
 pub mod candle;
 pub(crate) mod cpu;
 pub mod fake;
+pub mod fake_generator;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 mod packed;
