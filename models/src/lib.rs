@@ -8,6 +8,7 @@ pub mod arch;
 pub mod backend;
 pub mod bundled;
 pub mod engine;
+pub mod generate;
 pub mod load;
 pub mod manifest;
 pub mod task;
