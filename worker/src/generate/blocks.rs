@@ -127,8 +127,7 @@ impl Blocks {
     /// When a block holds no token: that is a mistake of the engine that says so.
     pub fn new(total: u32, block_tokens: usize) -> Self {
         assert!(block_tokens > 0 && total < NONE, "{total} blocks of {block_tokens} tokens");
-        let slot =
-            Slot { holders: 0, is_sealed: false, hash: 0, parent: NONE, salt: 0, before: NONE, behind: NONE };
+        let slot = Slot { holders: 0, is_sealed: false, hash: 0, parent: NONE, salt: 0, before: NONE, behind: NONE };
         Self {
             block_tokens,
             slots: vec![slot; total as usize],

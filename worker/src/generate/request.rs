@@ -154,7 +154,12 @@ mod tests {
             block_bytes: 4_876_000,
         };
         let text = memory.to_string();
-        assert!(text.starts_with("needs 9523 MiB of KV cache for 32768 tokens (2048 blocks), 4185 MiB are free of 4650 MiB"), "{text}");
+        assert!(
+            text.starts_with(
+                "needs 9523 MiB of KV cache for 32768 tokens (2048 blocks), 4185 MiB are free of 4650 MiB"
+            ),
+            "{text}"
+        );
         let context = Refusal::Context { prompt: 1_000, new_tokens_max: 2_000, context_max: 2_048 };
         assert!(context.to_string().ends_with("ask for at most 1048 new ones"), "{context}");
         assert!(Refusal::QueueFull { waiting: 3 }.is_transient() && !context.is_transient());

@@ -6,16 +6,16 @@ mod world;
 use std::time::Duration;
 
 use super::*;
-use world::{LIMITS, World, request};
+use world::{ENDLESS, LIMITS, World, request};
 
 /// A text without repetitions.
 fn text(tokens: usize) -> Vec<u32> {
-    (0..tokens as u32).map(|token| 1_000 + token).collect()
+    other_text(0, tokens)
 }
 
-/// A text that starts like no other of another number.
+/// A text that has nothing in common with one of another number.
 fn other_text(number: u32, tokens: usize) -> Vec<u32> {
-    (0..tokens as u32).map(|token| 1_000 * number + token).collect()
+    (0..tokens as u32).map(|token| ENDLESS + 10_000 * number + token).collect()
 }
 
 /// Every step of a world until it is empty, as (sequence, position, tokens).
@@ -113,7 +113,6 @@ fn who_needs_a_block_takes_it_from_the_lowest_priority_then_the_latest() {
     for (priorities, preempted) in [([5, 5, 5], 2), ([5, 1, 5], 1), ([1, 5, 5], 0)] {
         let mut world = World::new(LIMITS, Blocks::new(7, 4));
         for (number, priority) in (1..).zip(priorities) {
-            // These prompts happen to give texts without an end token.
             world.submit(Request { priority, ..request(&other_text(number, 4), 9) }).unwrap();
         }
         world.drain();

@@ -9,6 +9,8 @@ use crate::generate::scheduler::*;
 
 /// Sampled tokens below this end a text.
 const STOPPING: u32 = 4;
+/// A text whose first token is not below this has no end token.
+pub(super) const ENDLESS: u32 = 1_000;
 /// Sampled tokens are below this.
 const VOCABULARY: u64 = 100;
 
@@ -23,6 +25,11 @@ fn sample(read: u64) -> u32 {
     (mix(read, 1) % VOCABULARY) as u32
 }
 
+/// Whether the token ends the text.
+fn is_last(request: &Request, token: u32) -> bool {
+    token < STOPPING && request.prompt[0] < ENDLESS
+}
+
 /// What the engine gives a text that is alone: the generated tokens, with those that it came with.
 pub(super) fn alone(request: &Request) -> Vec<u32> {
     let mut read = 0;
@@ -33,7 +40,7 @@ pub(super) fn alone(request: &Request) -> Vec<u32> {
     while text.len() < request.new_tokens_max {
         let token = sample(read);
         text.push(token);
-        if token < STOPPING {
+        if is_last(request, token) {
             break;
         }
         read = mix(read, mix(read, mix(request.salt, u64::from(token))));
@@ -120,10 +127,14 @@ impl World {
         let preemptions = self.scheduler.preemptions;
         self.plan = self.scheduler.next(self.now).clone();
         self.check();
-        assert!(self.scheduler.next_deadline().is_none_or(|deadline| deadline > self.now), "a deadline was passed over");
-        let late = self.known.values().find(|known| {
-            known.end.is_none() && known.request.deadline.is_some_and(|deadline| deadline <= self.now)
-        });
+        assert!(
+            self.scheduler.next_deadline().is_none_or(|deadline| deadline > self.now),
+            "a deadline was passed over"
+        );
+        let late = self
+            .known
+            .values()
+            .find(|known| known.end.is_none() && known.request.deadline.is_some_and(|deadline| deadline <= self.now));
         assert!(late.is_none(), "a late one goes on");
 
         let begun: Vec<SequenceId> = self.running().into_iter().filter(|id| waiting.contains(id)).collect();
@@ -160,7 +171,10 @@ impl World {
         let (plan, limits, blocks) = (&self.plan, self.scheduler.limits, &self.scheduler.blocks);
         assert!(plan.tokens().len() <= limits.step_tokens && plan.len() <= limits.sequences_max);
         assert_eq!(plan.is_empty(), self.scheduler.running.is_empty(), "who is there is served");
-        assert!(self.scheduler.running.is_empty() == self.waiting().is_empty() || !self.scheduler.running.is_empty());
+        assert!(
+            !self.scheduler.running.is_empty() || self.waiting().is_empty(),
+            "who waits is begun when there is room"
+        );
         if let Some(first) = self.scheduler.running.first() {
             assert!(first.granted > 0, "the first goes on in every step");
         }
@@ -193,18 +207,20 @@ impl World {
         let block_tokens = self.scheduler.blocks.block_tokens();
         let (mut sampled, mut stops) = (Vec::new(), Vec::new());
         for part in self.plan.parts() {
-            let place = |position: usize| part.blocks[position / block_tokens] as usize * block_tokens + position % block_tokens;
-            let salt = self.known[&part.sequence].request.salt;
+            let place = |position: usize| {
+                part.blocks[position / block_tokens] as usize * block_tokens + position % block_tokens
+            };
+            let request = &self.known[&part.sequence].request;
             let mut read = (0..part.position).fold(0, |read, position| mix(read, self.memory[place(position)]));
             for (position, token) in (part.position..).zip(part.tokens) {
-                let value = mix(read, mix(salt, u64::from(*token)));
+                let value = mix(read, mix(request.salt, u64::from(*token)));
                 self.memory[place(position)] = value;
                 read = mix(read, value);
             }
             if part.is_sampled {
                 let token = sample(read);
                 sampled.push(Sampled { sequence: part.sequence, token });
-                if token < STOPPING {
+                if is_last(request, token) {
                     stops.push((part.sequence, Stop::Token));
                 }
             }
@@ -267,11 +283,14 @@ impl World {
             assert!(known.end.replace(ended).is_none(), "{} ended twice", ended.id);
             let whole = alone(&known.request);
             let is_right = match ended.end {
-                End::Stopped(_) => known.text == whole && whole.last().is_some_and(|token| *token < STOPPING),
+                End::Stopped(_) => {
+                    known.text == whole && whole.last().is_some_and(|last| is_last(&known.request, *last))
+                }
                 End::Length => known.text == whole && whole.len() == known.request.new_tokens_max,
                 End::Cancelled => whole.starts_with(&known.text),
                 End::Deadline => {
-                    whole.starts_with(&known.text) && known.request.deadline.is_some_and(|deadline| deadline <= self.now)
+                    whole.starts_with(&known.text)
+                        && known.request.deadline.is_some_and(|deadline| deadline <= self.now)
                 }
             };
             assert!(is_right, "{ended:?}: {:?}, alone {whole:?}", known.text);
