@@ -31,6 +31,7 @@ pub mod convert;
 pub mod device;
 mod error;
 mod finish;
+pub mod generate;
 pub mod hardware;
 pub mod http;
 pub mod link;

@@ -1,0 +1,22 @@
+//! Text generation on one device: requests go in, plans for the engine's steps and the ends of requests come out. It decides what each
+//! step runs and who has which memory; it runs nothing itself. Pure: it is told the time, takes no lock and knows no tokenizer.
+//!
+//! ```text
+//! request.rs      Request -> an id, or a Refusal with its figures
+//!   waiting.rs    who is next: priority, order of arrival, a bound on overtaking
+//!   scheduler.rs  -> Plan       each running sequence a token, then chunks of prompts
+//!   blocks.rs     whose block is which, what is shared, what is free
+//!   (the engine runs the plan and samples)
+//!   scheduler.rs  <- Sampled    -> Ended
+//! ```
+
+pub mod blocks;
+pub mod request;
+pub mod scheduler;
+
+mod sequence;
+mod waiting;
+
+pub use blocks::Blocks;
+pub use request::{End, Ended, Refusal, Request, SequenceId, Stop};
+pub use scheduler::{Limits, Scheduler};
