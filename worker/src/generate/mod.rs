@@ -6,7 +6,7 @@
 //!   waiting.rs    who is next: priority, order of arrival, a bound on overtaking
 //!   scheduler.rs  -> Plan       each running sequence a token, then chunks of prompts
 //!   blocks.rs     whose block is which, what is shared, what is free
-//!   (the engine runs the plan and samples)
+//!   writer.rs     the engine runs the plan, tokens are chosen, callers get their text
 //!   scheduler.rs  <- Sampled    -> Ended
 //! ```
 
@@ -16,6 +16,7 @@ pub mod scheduler;
 
 mod sequence;
 mod waiting;
+pub mod writer;
 
 pub use blocks::Blocks;
 pub use request::{End, Ended, Refusal, Request, SequenceId, Stop};

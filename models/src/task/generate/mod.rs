@@ -1,6 +1,7 @@
-//! Writing text, but for the model itself: a conversation becomes a prompt ([`chat`]), tokens become text as they come ([`text`]),
-//! and the text ends where a caller said so ([`stop`]). Pure: never a device, a clock or a queue.
+//! Writing text, but for the model itself: a conversation becomes a prompt ([`chat`]), logits become tokens ([`sampling`]), tokens
+//! become text as they come ([`text`]), and the text ends where a caller said so ([`stop`]). Pure: never a device, a clock or a queue.
 
 pub mod chat;
+pub mod sampling;
 pub mod stop;
 pub mod text;

@@ -1,0 +1,252 @@
+//! Texts on the fake generator, whose next token depends on all tokens before as they lie in the blocks: what each caller gets is
+//! what the generator gives it alone, whoever comes, goes and fails beside it.
+
+use super::*;
+use crate::generate::{Blocks, Limits};
+use models::backend::fake_generator::FakeGenerator;
+use models::engine::GeneratorInfo;
+use models::generate::Plan;
+use std::time::Duration;
+
+const VOCABULARY: usize = 97;
+const BLOCK: usize = 4;
+
+fn tokenizer() -> Arc<Tokenizer> {
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        (0..VOCABULARY).map(|id| (format!("w{id}"), id.into())).collect();
+    let json = serde_json::json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null, "truncation": null, "padding": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"},
+    });
+    Arc::new(Tokenizer::from_json(json.to_string().as_bytes()).unwrap())
+}
+
+fn limits() -> Limits {
+    Limits {
+        step_tokens: 24,
+        prefill_tokens_min: 8,
+        sequences_max: 8,
+        queue_max: 100,
+        context_max: 64,
+        overtakes_max: 4,
+        preemptions_max: 3,
+        block_bytes: 1 << 20,
+    }
+}
+
+fn writer_on(engine: Box<dyn Generator>) -> Writer {
+    let blocks = Blocks::new(engine.info().blocks as u32, BLOCK);
+    Writer::new(Scheduler::new(limits(), blocks).unwrap(), engine, tokenizer())
+}
+
+fn writer(blocks: usize) -> Writer {
+    writer_on(Box::new(FakeGenerator::new(VOCABULARY, blocks, BLOCK)))
+}
+
+fn ask(prompt: &[u32], new_tokens_max: usize) -> Ask {
+    let request =
+        Request { prompt: prompt.to_vec(), generated: vec![], new_tokens_max, priority: 5, deadline: None, salt: 0 };
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    Ask { request, sampling, stops: vec![], stop_tokens: Arc::new([]) }
+}
+
+fn prompt(seed: u32) -> Vec<u32> {
+    (0..seed % 20 + 1).map(|at| (seed * 7 + at * 13) % VOCABULARY as u32).collect()
+}
+
+/// What the generator gives a prompt alone.
+fn alone(prompt: &[u32], count: usize) -> Vec<u32> {
+    let fake = FakeGenerator::new(VOCABULARY, 1, 1);
+    let mut text = prompt.to_vec();
+    for _ in 0..count {
+        text.push(fake.next(&text));
+    }
+    text.split_off(prompt.len())
+}
+
+fn run(writer: &mut Writer) {
+    let mut steps = 0;
+    while writer.step(&Instant::now) {
+        steps += 1;
+        assert!(steps < 100_000, "it never ends");
+    }
+}
+
+/// All that a channel holds: tokens, text, and the end.
+fn read(mut from: mpsc::Receiver<Event>) -> (Vec<u32>, String, Result<End, Failure>) {
+    let (mut tokens, mut all) = (vec![], String::new());
+    loop {
+        match from.try_recv().expect("an end comes last") {
+            Event::Token { choice, text } => {
+                tokens.push(choice.token);
+                all += &text;
+            }
+            Event::Ended { ended, text } => {
+                assert!(from.try_recv().is_err());
+                return (tokens, all + &text, Ok(ended.end));
+            }
+            Event::Failed(failure) => return (tokens, all, Err(failure)),
+        }
+    }
+}
+
+fn words(tokens: &[u32]) -> String {
+    tokens.iter().map(|token| format!(" w{token}")).collect()
+}
+
+#[test]
+fn everyone_gets_what_they_get_alone() {
+    // 40 texts of up to 32 tokens on blocks for some three of them.
+    let mut writer = writer(26);
+    let asked: Vec<_> = (0..40).map(|seed| (prompt(seed), 1 + seed as usize % 12)).collect();
+    let channels: Vec<_> =
+        asked.iter().map(|(prompt, most)| writer.submit(Instant::now(), ask(prompt, *most)).unwrap()).collect();
+    run(&mut writer);
+    for ((prompt, most), from) in asked.iter().zip(channels) {
+        let want = alone(prompt, *most);
+        assert_eq!(read(from), (want.clone(), words(&want), Ok(End::Length)), "{prompt:?}");
+    }
+    assert!(writer.texts.is_empty());
+    assert_eq!(writer.scheduler().figures().blocks.used, 0);
+}
+
+#[test]
+fn a_seed_gives_the_same_text_alone_and_in_company() {
+    let sampled = |seed| Ask { sampling: Sampling { seed, ..Sampling::default() }, ..ask(&prompt(9), 12) };
+    let mut writer_alone = writer(40);
+    let from = writer_alone.submit(Instant::now(), sampled(7)).unwrap();
+    run(&mut writer_alone);
+    let want = read(from);
+    let mut writer = writer(40);
+    let others: Vec<_> = (0..9).map(|n| writer.submit(Instant::now(), ask(&prompt(n), 9)).unwrap()).collect();
+    let same = writer.submit(Instant::now(), sampled(7)).unwrap();
+    let other = writer.submit(Instant::now(), sampled(8)).unwrap();
+    run(&mut writer);
+    assert_eq!(read(same), want);
+    assert_ne!(read(other).0, want.0);
+    drop(others);
+}
+
+#[test]
+fn a_text_ends_at_a_stop_string_or_a_token_that_ends_texts() {
+    let want = alone(&prompt(5), 12);
+    let mut writer = writer(40);
+    // The space is given out with the word before it only if the stop string does not begin with it.
+    let stop = Ask { stops: vec![format!("w{} w{}", want[3], want[4])], ..ask(&prompt(5), 12) };
+    let token = Ask { stop_tokens: Arc::new([want[6]]), ..ask(&prompt(5), 12) };
+    let (stop, token) = (writer.submit(Instant::now(), stop).unwrap(), writer.submit(Instant::now(), token).unwrap());
+    run(&mut writer);
+    let (tokens, text, end) = read(stop);
+    assert_eq!((tokens.as_slice(), end), (&want[..5], Ok(End::Stopped(Stop::Text))));
+    assert_eq!(text, words(&want[..3]) + " ");
+    let first = want.iter().position(|token| *token == want[6]).unwrap();
+    assert_eq!(read(token), (want[..first].to_vec(), words(&want[..first]), Ok(End::Stopped(Stop::Token))));
+}
+
+#[test]
+fn whoever_leaves_frees_its_blocks_and_nobody_else_notices() {
+    let mut writer = writer(40);
+    let leaves = writer.submit(Instant::now(), ask(&prompt(15), 40)).unwrap();
+    let stays = writer.submit(Instant::now(), ask(&prompt(4), 10)).unwrap();
+    for _ in 0..4 {
+        assert!(writer.step(&Instant::now));
+    }
+    let before = writer.scheduler().figures().blocks.used;
+    drop(leaves);
+    writer.step(&Instant::now);
+    assert!(writer.scheduler().figures().blocks.used < before);
+    run(&mut writer);
+    assert_eq!(read(stays).0, alone(&prompt(4), 10));
+    assert_eq!(writer.scheduler().figures().blocks.used, 0);
+}
+
+#[test]
+fn a_text_goes_on_behind_what_was_generated_elsewhere() {
+    let want = alone(&prompt(8), 10);
+    let mut writer = writer(40);
+    let mut rest = ask(&prompt(8), 10);
+    rest.request.generated = want[..6].to_vec();
+    let from = writer.submit(Instant::now(), rest).unwrap();
+    run(&mut writer);
+    assert_eq!(read(from), (want[6..].to_vec(), words(&want[6..]), Ok(End::Length)));
+}
+
+#[test]
+fn deadlines_and_refusals_are_told() {
+    let mut writer = writer(8);
+    let now = Instant::now();
+    let mut late = ask(&prompt(3), 10);
+    late.request.deadline = Some(now + Duration::from_secs(1));
+    let from = writer.submit(now, late).unwrap();
+    assert!(writer.step(&|| now));
+    writer.step(&|| now + Duration::from_secs(2));
+    assert_eq!(read(from).2, Ok(End::Deadline));
+
+    let refused = |ask: Ask, words: &str| {
+        let mut writer = super::tests::writer(8);
+        let error = writer.submit(now, ask).err().unwrap().to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(writer.texts.is_empty());
+    };
+    refused(ask(&[1, 97], 3), "token id 97");
+    refused(ask(&prompt(3), 60), "KV cache");
+    refused(Ask { sampling: Sampling { top_p: 2.0, ..Sampling::default() }, ..ask(&[1], 3) }, "top_p");
+    refused(
+        Ask { sampling: Sampling { bias: vec![(100, 1.0)], ..Sampling::default() }, ..ask(&[1], 3) },
+        "token id 100",
+    );
+}
+
+/// Fails its n-th step, and gives one part logits of which none can be chosen.
+struct Failing {
+    fake: FakeGenerator,
+    steps: usize,
+    fails_at: usize,
+    poisons: Option<u32>,
+}
+
+impl Generator for Failing {
+    fn info(&self) -> &GeneratorInfo {
+        self.fake.info()
+    }
+
+    fn step(&mut self, plan: &Plan, choose: &mut dyn FnMut(usize, &mut [f32])) -> Result<(), engine::Error> {
+        self.steps += 1;
+        if self.steps == self.fails_at {
+            return Err(engine::Error::Backend { backend: "failing", detail: "expected by this test".into() });
+        }
+        let poisons = self.poisons;
+        self.fake.step(plan, &mut |at, logits| {
+            if plan.part(at).tokens.last() == poisons.as_ref() {
+                logits.fill(f32::NAN);
+            }
+            choose(at, logits);
+        })
+    }
+}
+
+#[test]
+fn a_failed_step_fails_who_was_in_it_and_those_behind_go_on() {
+    let fake = || FakeGenerator::new(VOCABULARY, 40, BLOCK);
+    let mut writer = writer_on(Box::new(Failing { fake: fake(), steps: 0, fails_at: 2, poisons: None }));
+    let first = writer.submit(Instant::now(), ask(&prompt(2), 9)).unwrap();
+    run(&mut writer);
+    let (tokens, _, end) = read(first);
+    assert_eq!(tokens, alone(&prompt(2), 1));
+    assert!(matches!(end, Err(Failure::Engine(_))), "{end:?}");
+    let behind = writer.submit(Instant::now(), ask(&prompt(2), 9)).unwrap();
+    run(&mut writer);
+    assert_eq!(read(behind).0, alone(&prompt(2), 9));
+    assert_eq!(writer.scheduler().figures().blocks.used, 0);
+
+    // Of whom no token can be chosen fails alone.
+    let poison = [50, 51];
+    let mut writer = writer_on(Box::new(Failing { fake: fake(), steps: 0, fails_at: 0, poisons: Some(51) }));
+    let poisoned = writer.submit(Instant::now(), ask(&poison, 9)).unwrap();
+    let beside = writer.submit(Instant::now(), ask(&[1, 2, 3], 4)).unwrap();
+    run(&mut writer);
+    assert!(matches!(read(poisoned).2, Err(Failure::Sampling(_))));
+    assert!(!alone(&[1, 2, 3], 4).contains(&51), "the test's own premise");
+    assert_eq!(read(beside).0, alone(&[1, 2, 3], 4));
+}
