@@ -9,7 +9,7 @@
 //! 3  repetition penalty θ   x_i = x_i / θ if x_i > 0, else x_i · θ             for i in the prompt or in the text
 //! 4  frequency f, presence  x_i = x_i − (f · count_i + presence)               for i in the text, count_i times
 //! 5  log-probabilities      x_i − ln Σ_j e^(x_j)                               of these x, at temperature 1
-//! 6  temperature T          c_i = round(max_j x_j · s) − round(x_i · s), s = 1024 / T, to even; without T < 26.25 · 1024: left out
+//! 6  temperature T          c_i = round(max_j x_j · s) − round(x_i · s), s = 1024 / T; of c_i ≥ 26.25 · 1024 nothing is left
 //! 7  top-k                  the first k tokens in the order of (c_i, i)
 //! 8  top-p                  of these the fewest first ones whose weights are ≥ p of the sum of them all
 //! 9  min-p                  of these the ones with w_i ≥ min_p
@@ -24,12 +24,12 @@
 //! A temperature of 0, like every one below [`TEMPERATURE_MIN`], and a `top_k` of 1 are greedy: the largest `x_i` itself, of equals the smallest
 //! `i`, and steps 6 to 11 are left out.
 //!
-//! **The same everywhere.** Steps 1 to 4 and the two roundings of step 6 are single operations of IEEE 754 in f32; from there on `c_i` is a whole
-//! number, the sums of step 8 and 10 are whole numbers, and what is left is f64 computed by this crate's own functions in a fixed order.
-//! The token is therefore the same on every instruction set, alone and in a batch. [`gumbel`] is public, so that a verifier can
-//! compute the choice again. Rounding to 1024 steps per unit changes a probability by at most a factor of e^(1/1024). A token more than
-//! 26.25 below the best could not be chosen by any noise, whose range is 26.004: leaving it out of the sums moves less than
-//! 4e-12 of the best token's probability for each such token. Logits beyond ±1e30 count as ±1e30 in step 6.
+//! **The same everywhere.** Steps 1 to 4 and step 6 are single operations of IEEE 754 in f32, halves rounded to even; from there on `c_i` is a whole
+//! number, the sums of steps 8 and 10 are whole numbers for every 128 cells, and the rest is f64 in a fixed order with functions of this
+//! crate's own. The token is therefore the same on every instruction set, alone and in a batch. [`gumbel`] is public, so that a
+//! verifier can compute the choice again. Rounding to 1024 steps per unit changes a probability by at most a factor of e^(1/1024). A
+//! token 26.25 below the best could not be chosen by any noise, whose range is 26.004: leaving it out of the sums moves less
+//! than 4e-12 of the best token's probability for each such token. Logits beyond ±1e30 count as ±1e30 in step 6.
 //!
 //! **Log-probabilities** are those that users of OpenAI's API expect, the model's own and comparable between requests: without temperature and
 //! without the filters, so that a greedy choice has them too; bias, penalties and the mask are in them. They are sums in f32
@@ -37,7 +37,7 @@
 //!
 //! **Without sorting.** Whole numbers below 26 880 are counted, not compared: one pass makes them, one counts them, and a walk over the
 //! counts finds every cut. Noise is drawn for 64 tokens at a time, in whole numbers; the two logarithms are taken only where a bound
-//! says that the token can still win.
+//! says that the token can still win. A greedy choice is one pass that only reads.
 //!
 //! # Source
 //! Top-k: Fan, Lewis, Dauphin: Hierarchical Neural Story Generation, 2018. Top-p: Holtzman, Buys, Du, Forbes, Choi: The Curious Case of Neural

@@ -344,12 +344,12 @@ fn chi_squared(logits: &[f32], params: &Params<'_>, probabilities: &[f64], draws
         let token = sample(&mut logits.to_vec(), params, &History::default(), draw, &mut scratch).unwrap().token;
         counts[token as usize] += 1.0;
     }
-    let each = counts.iter().zip(probabilities);
-    each.map(|(count, p)| {
-        let expected = p * draws as f64;
-        if expected == 0.0 { *count * f64::INFINITY.min(1e300) } else { (count - expected).powi(2) / expected }
-    })
-    .sum()
+    let term = |(count, p): (&f64, &f64)| match p * draws as f64 {
+        0.0 if *count > 0.0 => f64::INFINITY,
+        0.0 => 0.0,
+        expected => (count - expected).powi(2) / expected,
+    };
+    counts.iter().zip(probabilities).map(term).sum()
 }
 
 /// The softmax of some tokens, 0 for the others.
