@@ -2,7 +2,6 @@
 //! values, each read where it lies. A checked call comes in, a rectangle of the result or a split's records are written. Never a key
 //! or a value that no row of the tile sees.
 
-use std::array::from_fn;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -22,6 +21,9 @@ const ROWS: usize = 24;
 
 /// Vectors side by side in a tile of a product.
 const VECTORS: usize = 2;
+
+/// Blocks whose values are summed up in registers, where there are so many rows that values are read again and again.
+const BLOCKS: usize = 16;
 
 /// Memory that a thread keeps between calls.
 #[derive(Debug, Default)]
@@ -183,11 +185,14 @@ struct Part<'a, E> {
     scratch: &'a mut Scratch,
 }
 
-/// Rows of an operand: vectors of the first at `at`, those of the next ones `stride` further on each time.
+/// Rows of an operand, some elements from each to the next; of each a vector at either address.
 #[derive(Clone, Copy)]
 struct Operand<E> {
     at: [*const E; VECTORS],
     rows: usize,
+    /// What will be read next, laid out as this: it is asked for row by row, so that it is near when its turn comes. It need not be
+    /// readable. Blocks lie anywhere, so that the core's own prefetcher begins anew with each.
+    next: *const E,
 }
 
 impl<E: Element> Kernel for Part<'_, E> {
@@ -236,15 +241,14 @@ impl<'a, E: Element> Part<'a, E> {
     fn score<L: Lanes>(&mut self, l: L) {
         let (d, width) = (self.shape.head_dim, VECTORS * L::WIDTH);
         let in_place = self.shape.block.is_multiple_of(L::WIDTH);
+        let rows = self.tile.rows.len();
+        let tiles = rows.div_ceil(L::TILE_ROWS);
         let mut first = self.keys.start / width * width;
         while first < self.keys.end {
-            let (operand, stride) = if in_place {
-                (self.keys_in_place::<L>(first), self.shape.block)
-            } else {
-                (self.gather::<L>(first), width)
+            let (operand, stride) = match in_place {
+                true => (self.keys_in_place::<L>(first), self.shape.block),
+                false => (self.gather::<L>(first), width),
             };
-            let rows = self.tile.rows.len();
-            let tiles = rows.div_ceil(L::TILE_ROWS);
             let mut row = 0;
             for index in 0..tiles {
                 let some = (rows - row).div_ceil(tiles - index);
@@ -252,7 +256,9 @@ impl<'a, E: Element> Part<'a, E> {
                 let c = &mut self.scratch.scores[row * SPLIT + first % SPLIT..(row + some) * SPLIT];
                 // SAFETY: a row of `d` queries and of `SPLIT` scores for each, of which a whole tile of columns follows `first`, as
                 // both are multiples of it; `d` rows of keys, each a vector at either address.
-                unsafe { product::<L, E, false>(l, some, (a.as_ptr(), d), (operand, stride), (c.as_mut_ptr(), SPLIT)) };
+                unsafe {
+                    product::<L, E>(l, some, (a.as_ptr(), d), (&[operand], stride), (c.as_mut_ptr(), SPLIT), false)
+                };
                 row += some;
             }
             first += width;
@@ -263,16 +269,23 @@ impl<'a, E: Element> Part<'a, E> {
     /// scores.
     #[inline(always)]
     fn keys_in_place<L: Lanes>(&self, first: usize) -> Operand<E> {
-        let at = from_fn(|vector| {
-            let position = first + vector * L::WIDTH;
-            let position = if position < self.keys.end { position } else { first };
+        let from = |position: usize| {
             let block = self.task.sequence.table[position / self.shape.block];
-            let from = self.shape.keys_of(block, self.tile.kv_head) + position % self.shape.block;
-            // The last element of the last vector: a bounds check for all that is read.
-            let last = (self.shape.head_dim - 1) * self.shape.block + L::WIDTH;
-            self.cached_keys[from..from + last].as_ptr()
-        });
-        Operand { at, rows: self.shape.head_dim }
+            self.shape.keys_of(block, self.tile.kv_head) + position % self.shape.block
+        };
+        let second = first + L::WIDTH;
+        let from_second = from(if second < self.keys.end { second } else { first });
+        // To the last element of the last vector: a bounds check for all that is read.
+        let len = (self.shape.head_dim - 1) * self.shape.block + L::WIDTH;
+        let at = [from(first), from_second].map(|from| self.cached_keys[from..from + len].as_ptr());
+        let following = first + VECTORS * L::WIDTH;
+        let next = if following < self.keys.end {
+            self.cached_keys[from(following)..].as_ptr()
+        } else {
+            let block = self.task.sequence.table[self.keys.start / self.shape.block];
+            self.cached_values[self.shape.values_of(block, self.tile.kv_head)..].as_ptr()
+        };
+        Operand { at, rows: self.shape.head_dim, next }
     }
 
     /// A tile's keys, put side by side. What is behind the last one is of no meaning.
@@ -288,7 +301,7 @@ impl<'a, E: Element> Part<'a, E> {
                 gathered[element * width + column] = self.cached_keys[from + element * block];
             }
         }
-        Operand { at: from_fn(|vector| gathered[vector * L::WIDTH..].as_ptr()), rows: head_dim }
+        Operand { at: [gathered.as_ptr(), gathered[L::WIDTH..].as_ptr()], rows: head_dim, next: gathered.as_ptr() }
     }
 
     /// Makes weights of the scores: 0 where a row does not see a key.
@@ -326,18 +339,18 @@ impl<'a, E: Element> Part<'a, E> {
         let stride = value_stride.next_multiple_of(width);
         self.scratch.sums[rows.start * stride..rows.end * stride].fill(0.0);
         let tiles = rows.len().div_ceil(L::TILE_ROWS);
+        // One tile reads everything once, in the order in which it lies.
+        let blocks_max = if tiles == 1 { 1 } else { BLOCKS };
         let mut first = keys.start;
         while first < keys.end {
-            // To the end of the block.
-            let block = self.task.sequence.table[first / self.shape.block];
-            let offset = first % self.shape.block;
-            let some_keys = (self.shape.block - offset).min(keys.end - first);
-            let from = self.shape.values_of(block, self.tile.kv_head) + offset * value_stride;
-            let values = &self.cached_values[from..from + some_keys * value_stride];
+            let mut operands = [Operand { at: [std::ptr::null(); VECTORS], rows: 0, next: std::ptr::null() }; BLOCKS];
+            let (mut blocks, mut end) = (0, first);
+            while blocks < blocks_max && end < keys.end {
+                operands[blocks] = self.values_in_place::<L>(end, &keys);
+                end += operands[blocks].rows;
+                blocks += 1;
+            }
             for column in (0..value_stride).step_by(width) {
-                // Where only one vector is left, it is taken twice: there is room for what nobody looks at.
-                let second = if column + L::WIDTH < value_stride { column + L::WIDTH } else { column };
-                let operand = Operand { at: [values[column..].as_ptr(), values[second..].as_ptr()], rows: some_keys };
                 let mut row = rows.start;
                 for index in 0..tiles {
                     let some = (rows.end - row).div_ceil(tiles - index);
@@ -346,19 +359,40 @@ impl<'a, E: Element> Part<'a, E> {
                     // SAFETY: a weight for each key in each of these rows, whole tiles in a row of sums, and rows of values that
                     // are whole vectors.
                     unsafe {
-                        product::<L, E, true>(
-                            l,
-                            some,
-                            (a.as_ptr(), SPLIT),
-                            (operand, value_stride),
-                            (c.as_mut_ptr(), stride),
-                        );
+                        let b = (&operands[..blocks], value_stride);
+                        product::<L, E>(l, some, (a.as_ptr(), SPLIT), b, (c.as_mut_ptr(), stride), true);
                     }
                     row += some;
                 }
+                for operand in &mut operands[..blocks] {
+                    // Where only one vector is left, it is taken twice: there is room for what nobody looks at.
+                    let second = if column + width + L::WIDTH < value_stride { L::WIDTH } else { 0 };
+                    let at = operand.at[0].wrapping_add(width);
+                    *operand = Operand {
+                        at: [at, at.wrapping_add(second)],
+                        next: operand.next.wrapping_add(width),
+                        ..*operand
+                    };
+                }
             }
-            first += some_keys;
+            first = end;
         }
+    }
+
+    /// The values of some keys, the first columns of them, from a position on to the end of its block.
+    #[inline(always)]
+    fn values_in_place<L: Lanes>(&self, first: usize, keys: &Range<usize>) -> Operand<E> {
+        let (block, stride) = (self.shape.block, self.shape.value_stride());
+        let from = |position: usize| {
+            let number = self.task.sequence.table[position / block];
+            self.shape.values_of(number, self.tile.kv_head) + position % block * stride
+        };
+        let rows = (block - first % block).min(keys.end - first);
+        let values = &self.cached_values[from(first)..][..rows * stride];
+        let second = if L::WIDTH < stride { L::WIDTH } else { 0 };
+        let next =
+            if first + rows < keys.end { self.cached_values[from(first + rows)..].as_ptr() } else { values.as_ptr() };
+        Operand { at: [values.as_ptr(), values[second..].as_ptr()], rows, next }
     }
 
     /// Whether all sums are.
@@ -384,35 +418,36 @@ fn squeeze<L: Lanes>(l: L, row: &mut [f32], factor: f32, cap: f32) {
     }
 }
 
-/// `c = a · b`, or from what `c` holds on `c + a · b`, for up to [`Lanes::TILE_ROWS`] rows and a tile's columns. Each element is summed in
-/// the order of the rows of `b`, one after the other, so that it does not matter in how many calls that is done.
+/// `c = a · b`, or going on from what `c` holds, for up to [`Lanes::TILE_ROWS`] rows and a tile's columns. Each element is summed in the
+/// order of the rows of `b`, one after the other, so that it does not matter in how many operands or calls that is done.
 ///
 /// # Safety
-/// Of `a`, each row a stride behind the one before it, as many elements can be read as `b` has rows; of each of these a vector at
-/// either address; and a tile's columns of each row of `c` can be read and written by nobody else.
+/// Of `a`, each row a stride behind the one before it, as many elements can be read as the operands of `b` have rows together; of
+/// each of these a vector at either address; and a tile's columns of each row of `c` can be read and written by nobody else.
 #[inline(always)]
-unsafe fn product<L: Lanes, E: Element, const ADD: bool>(
+unsafe fn product<L: Lanes, E: Element>(
     l: L,
     rows: usize,
     a: (*const f32, usize),
-    b: (Operand<E>, usize),
+    b: (&[Operand<E>], usize),
     c: (*mut f32, usize),
+    goes_on: bool,
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
         match rows {
-            1 => tile::<L, E, ADD, 1>(l, a, b, c),
-            2 => tile::<L, E, ADD, 2>(l, a, b, c),
-            3 => tile::<L, E, ADD, 3>(l, a, b, c),
-            4 => tile::<L, E, ADD, 4>(l, a, b, c),
-            5 if L::TILE_ROWS >= 5 => tile::<L, E, ADD, 5>(l, a, b, c),
-            6 if L::TILE_ROWS >= 6 => tile::<L, E, ADD, 6>(l, a, b, c),
-            7 if L::TILE_ROWS >= 7 => tile::<L, E, ADD, 7>(l, a, b, c),
-            8 if L::TILE_ROWS >= 8 => tile::<L, E, ADD, 8>(l, a, b, c),
-            9 if L::TILE_ROWS >= 9 => tile::<L, E, ADD, 9>(l, a, b, c),
-            10 if L::TILE_ROWS >= 10 => tile::<L, E, ADD, 10>(l, a, b, c),
-            11 if L::TILE_ROWS >= 11 => tile::<L, E, ADD, 11>(l, a, b, c),
-            12 if L::TILE_ROWS >= 12 => tile::<L, E, ADD, 12>(l, a, b, c),
+            1 => tile::<L, E, 1>(l, a, b, c, goes_on),
+            2 => tile::<L, E, 2>(l, a, b, c, goes_on),
+            3 => tile::<L, E, 3>(l, a, b, c, goes_on),
+            4 => tile::<L, E, 4>(l, a, b, c, goes_on),
+            5 if L::TILE_ROWS >= 5 => tile::<L, E, 5>(l, a, b, c, goes_on),
+            6 if L::TILE_ROWS >= 6 => tile::<L, E, 6>(l, a, b, c, goes_on),
+            7 if L::TILE_ROWS >= 7 => tile::<L, E, 7>(l, a, b, c, goes_on),
+            8 if L::TILE_ROWS >= 8 => tile::<L, E, 8>(l, a, b, c, goes_on),
+            9 if L::TILE_ROWS >= 9 => tile::<L, E, 9>(l, a, b, c, goes_on),
+            10 if L::TILE_ROWS >= 10 => tile::<L, E, 10>(l, a, b, c, goes_on),
+            11 if L::TILE_ROWS >= 11 => tile::<L, E, 11>(l, a, b, c, goes_on),
+            12 if L::TILE_ROWS >= 12 => tile::<L, E, 12>(l, a, b, c, goes_on),
             _ => unreachable!("a tile has at most TILE_ROWS rows"),
         }
     }
@@ -421,14 +456,15 @@ unsafe fn product<L: Lanes, E: Element, const ADD: bool>(
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn tile<L: Lanes, E: Element, const ADD: bool, const ROWS: usize>(
+unsafe fn tile<L: Lanes, E: Element, const ROWS: usize>(
     l: L,
-    (a, a_stride): (*const f32, usize),
-    (b, b_stride): (Operand<E>, usize),
+    (mut a, a_stride): (*const f32, usize),
+    (b, b_stride): (&[Operand<E>], usize),
     (c, c_stride): (*mut f32, usize),
+    goes_on: bool,
 ) {
     let mut sums = [[l.splat(0.0); VECTORS]; ROWS];
-    if ADD {
+    if goes_on {
         for (row, sums) in sums.iter_mut().enumerate() {
             for (vector, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: inside row `row` of `c`.
@@ -436,16 +472,23 @@ unsafe fn tile<L: Lanes, E: Element, const ADD: bool, const ROWS: usize>(
             }
         }
     }
-    for p in 0..b.rows {
-        // SAFETY: row `p` of `b`, and element `p` of every row of `a`.
-        unsafe {
-            let (b0, b1) = (E::load(l, b.at[0].add(p * b_stride)), E::load(l, b.at[1].add(p * b_stride)));
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let x = l.splat(*a.add(row * a_stride + p));
-                sums[0] = l.mul_add(x, b0, sums[0]);
-                sums[1] = l.mul_add(x, b1, sums[1]);
+    for &Operand { at: [mut first, mut second], rows, mut next } in b {
+        for p in 0..rows {
+            l.prefetch(next.cast());
+            // SAFETY: a row of `b`, and an element of every row of `a`.
+            unsafe {
+                let (b0, b1) = (E::load(l, first), E::load(l, second));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = l.splat(*a.add(row * a_stride + p));
+                    sums[0] = l.mul_add(x, b0, sums[0]);
+                    sums[1] = l.mul_add(x, b1, sums[1]);
+                }
             }
+            // Behind the last row nothing is read.
+            (first, second) = (first.wrapping_add(b_stride), second.wrapping_add(b_stride));
+            next = next.wrapping_add(b_stride);
         }
+        a = a.wrapping_add(rows);
     }
     for (row, sums) in sums.iter().enumerate() {
         for (vector, sum) in sums.iter().enumerate() {
