@@ -335,7 +335,8 @@ impl Blocks {
     }
 }
 
-/// Mixes tokens into a hash. Good enough to spread, and no more is asked of it: tokens are compared.
+/// Mixes tokens into a hash. It spreads, and no more is asked of it, for tokens are compared: who forges a text with the hash of
+/// another one keeps that from being shared while its own is cached, and learns nothing.
 fn hash(previous: u64, tokens: &[u32]) -> u64 {
     // 2⁶⁴ over the golden ratio, odd: its multiples are spread evenly.
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -8,7 +8,8 @@
 //!    have and for one block more of everyone. The first that does not fit holds back the others, so that it is not passed for ever.
 //! 4. Prompts are computed in chunks, within what is left of the budget. Half of it goes to who stands first, the other half to who
 //!    has least to run in the highest priority, so that a short prompt does not wait for a long one; what one half leaves, the
-//!    other has. A prompt whose next block is in another chunk of the same step waits for that once, and then shares it.
+//!    other has. When the prompt that arrived first of all got nothing in [`Limits::overtakes_max`] steps in a row, the other half is its
+//!    own, so that none stands still for ever. A prompt whose next block is in another chunk of the same step waits for that once, and then shares it.
 //!
 //! A step has at most [`Limits::step_tokens`] tokens, which bounds how long a decode waits; of these at least
 //! [`Limits::prefill_tokens_min`] are for prompts, however many decode.
@@ -44,7 +45,8 @@ pub struct Limits {
     pub queue_max: usize,
     /// Tokens of one sequence, prompt and generated together.
     pub context_max: usize,
-    /// So many in a row may be given a place past the one that arrived first.
+    /// So many in a row may be given a place past the one that arrived first, and in so many steps in a row may prompts be computed past
+    /// the one that did.
     pub overtakes_max: u32,
     /// After so many preemptions a sequence stands before all others.
     pub preemptions_max: u32,
@@ -55,9 +57,14 @@ pub struct Limits {
 /// Limits that contradict each other.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LimitsError {
-    /// Something is zero that must not be.
-    #[error("{0} must be at least 1")]
-    Zero(&'static str),
+    /// Something is too small.
+    #[error("{name} must be at least {least}")]
+    Least {
+        /// Which limit.
+        name: &'static str,
+        /// What it must be at least.
+        least: usize,
+    },
     /// Decodes could use up the whole step.
     #[error(
         "a step of {step_tokens} tokens is too small for {sequences_max} sequences and {prefill_tokens_min} tokens of prompts; make it \
@@ -100,6 +107,8 @@ pub struct Scheduler {
     running: Vec<Sequence>,
     deadlines: BTreeSet<(Instant, SequenceId)>,
     ended: Vec<Ended>,
+    /// In so many steps in a row the prompt that arrived first got nothing.
+    passed: u32,
     plan: Plan,
     /// Where each part of the plan was among the running.
     planned: Vec<usize>,
@@ -120,14 +129,15 @@ impl Scheduler {
     /// When the limits contradict each other.
     pub fn new(limits: Limits, blocks: Blocks) -> Result<Self, LimitsError> {
         let Limits { step_tokens, prefill_tokens_min, sequences_max, queue_max, context_max, .. } = limits;
-        for (name, value) in [
-            ("prefill_tokens_min", prefill_tokens_min),
-            ("sequences_max", sequences_max),
-            ("queue_max", queue_max),
-            ("context_max", context_max),
+        for (name, value, least) in [
+            // One for who stands first, and one for the others.
+            ("prefill_tokens_min", prefill_tokens_min, 2),
+            ("sequences_max", sequences_max, 1),
+            ("queue_max", queue_max, 1),
+            ("context_max", context_max, 1),
         ] {
-            if value == 0 {
-                return Err(LimitsError::Zero(name));
+            if value < least {
+                return Err(LimitsError::Least { name, least });
             }
         }
         if step_tokens < sequences_max.saturating_add(prefill_tokens_min) {
@@ -140,6 +150,7 @@ impl Scheduler {
             running: Vec::new(),
             deadlines: BTreeSet::new(),
             ended: Vec::new(),
+            passed: 0,
             plan: Plan::default(),
             planned: Vec::new(),
             prompts: Vec::new(),
@@ -229,7 +240,7 @@ impl Scheduler {
     }
 
     /// What to run now; nothing when nothing is there. Tell what came of it with [`finish_step`](Self::finish_step). A plan that
-    /// was not carried out is dropped by asking for another.
+    /// was not carried out is dropped by asking for another. When the engine has lost its cache, this is of no use any more: make another.
     pub fn next(&mut self, now: Instant) -> &Plan {
         while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
@@ -355,16 +366,24 @@ impl Scheduler {
             }
         }
         if let Some((first, others)) = prompts.split_first_mut() {
-            let first = Standing { class: first.0, id: first.2 };
+            let standing = |&(class, _, id): &(usize, usize, SequenceId)| Standing { class, id };
+            let first = standing(first);
+            let oldest = others.iter().map(standing).chain([first]).min_by_key(|standing| standing.id).unwrap_or(first);
             budget -= self.grant(first, budget.div_ceil(2), true);
+            if self.passed >= self.limits.overtakes_max {
+                budget -= self.grant(oldest, budget, false);
+            }
             others.sort_unstable();
-            for &(class, _, id) in &*others {
+            for other in &*others {
                 if budget == 0 {
                     break;
                 }
-                budget -= self.grant(Standing { class, id }, budget, false);
+                budget -= self.grant(standing(other), budget, false);
             }
             self.grant(first, budget, true);
+            let at = self.running.binary_search_by_key(&oldest, Sequence::standing);
+            let is_served = at.is_ok_and(|at| self.running[at].granted > 0);
+            self.passed = if is_served { 0 } else { self.passed.saturating_add(1) };
         }
         self.prompts = prompts;
     }
@@ -372,7 +391,7 @@ impl Scheduler {
     /// Gives a sequence more tokens of the step, as far as there are blocks. Returns how many.
     fn grant(&mut self, standing: Standing, allowance: usize, is_first: bool) -> usize {
         // It may have been preempted for one before it.
-        let Ok(at) = self.running.binary_search_by_key(&standing, |sequence| sequence.standing()) else { return 0 };
+        let Ok(at) = self.running.binary_search_by_key(&standing, Sequence::standing) else { return 0 };
         if self.running[at].granted == 0 && !self.is_ready(at, is_first) {
             return 0;
         }

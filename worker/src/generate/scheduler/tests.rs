@@ -61,7 +61,7 @@ fn what_cannot_be_is_refused_at_once_with_its_figures() {
 #[test]
 fn limits_that_contradict_each_other_are_refused() {
     let new = |limits| Scheduler::new(limits, Blocks::new(1, 1)).map(|_| ());
-    assert_eq!(new(Limits { sequences_max: 0, ..LIMITS }), Err(LimitsError::Zero("sequences_max")));
+    assert_eq!(new(Limits { sequences_max: 0, ..LIMITS }), Err(LimitsError::Least { name: "sequences_max", least: 1 }));
     assert_eq!(
         new(Limits { step_tokens: 15, ..LIMITS }),
         Err(LimitsError::Step { step_tokens: 15, sequences_max: 8, prefill_tokens_min: 8 })
@@ -129,6 +129,38 @@ fn who_needs_a_block_takes_it_from_the_lowest_priority_then_the_latest() {
 }
 
 #[test]
+fn a_prompt_takes_its_blocks_back_from_a_later_text_that_has_grown_into_them() {
+    let limits = Limits { step_tokens: 4, prefill_tokens_min: 2, sequences_max: 2, ..LIMITS };
+    let mut world = World::new(limits, Blocks::new(18, 4));
+    world.submit(request(&other_text(1, 60), 4)).unwrap();
+    world.submit(request(&other_text(2, 1), 60)).unwrap();
+    let mut steps = 0;
+    while world.known[&0].text.is_empty() {
+        world.step();
+        steps += 1;
+    }
+    assert!(steps <= 60 / 3 + 1, "it was held up");
+    world.drain();
+    assert_eq!([0, 1].map(|id| world.known[&id].end.unwrap().preemptions), [0, 1]);
+}
+
+#[test]
+fn a_prompt_waits_once_for_what_another_computes() {
+    let limits = Limits { step_tokens: 40, ..LIMITS };
+    let mut world = World::new(limits, Blocks::new(64, 4));
+    for _ in 0..3 {
+        world.submit(request(&text(11), 1)).unwrap();
+    }
+    assert_eq!(world.plan().parts().map(|part| part.sequence).collect::<Vec<_>>(), [0]);
+    let results = world.run();
+    world.cancel(0);
+    world.finish(results);
+    // What they waited for did not come.
+    assert_eq!(world.step(), [(1, 0, 11), (2, 0, 11)]);
+    world.drain();
+}
+
+#[test]
 fn who_was_preempted_often_enough_stands_before_all_priorities() {
     let mut sequence = Sequence::new(Instant::now(), 9, Request { priority: 0, ..request(&text(4), 4) });
     let rival = Sequence::new(Instant::now(), 3, Request { priority: 9, ..request(&text(4), 4) });
@@ -153,6 +185,25 @@ fn a_stream_of_urgent_requests_does_not_keep_the_others_from_ending() {
         assert!(steps < 3 * (3 + 8) * 13, "it starves");
     }
     assert!(world.known[&low].end.unwrap().preemptions <= LIMITS.preemptions_max);
+    world.drain();
+}
+
+#[test]
+fn a_long_prompt_goes_on_beside_a_stream_of_urgent_ones() {
+    let mut world = World::new(LIMITS, Blocks::new(200, 4));
+    let low = world.submit(Request { priority: 0, ..request(&other_text(1, 40), 1) }).unwrap();
+    let mut steps = 0;
+    while world.known[&low].end.is_none() {
+        // More than a step can run.
+        for urgent in 0..2 {
+            world.submit(Request { priority: 9, ..request(&other_text(2 + 2 * steps + urgent, 20), 1) }).unwrap();
+        }
+        world.step();
+        steps += 1;
+        // Half a step in every fourth.
+        assert!(steps <= 4 * 40 / 8, "it stands still");
+    }
+    assert!(steps > 12, "the urgent ones go first");
     world.drain();
 }
 

@@ -77,7 +77,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 prop_compose! {
-    fn limits()(sequences_max in 1usize..6, prefill_tokens_min in 1usize..5, more in 0usize..12, overtakes_max in 0u32..4,
+    fn limits()(sequences_max in 1usize..6, prefill_tokens_min in 2usize..6, more in 0usize..12, overtakes_max in 0u32..4,
         preemptions_max in 0u32..4) -> Limits {
         let step_tokens = sequences_max + prefill_tokens_min + more;
         Limits { step_tokens, prefill_tokens_min, sequences_max, queue_max: 20, context_max: 36, overtakes_max, preemptions_max, ..LIMITS }
