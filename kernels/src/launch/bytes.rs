@@ -313,3 +313,87 @@ impl Bytes for Scalar {
         [a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Puts the greatest numbers through every operation.
+    struct EveryOperation(Isa);
+
+    impl Kernel for EveryOperation {
+        #[inline(always)]
+        fn run<B: Bytes>(self, b: B) {
+            assert_eq!(B::WIDTH, self.0.width(), "{}", self.0);
+            let lanes = |v: B::I| {
+                let mut out = vec![0_i32; B::WIDTH];
+                // SAFETY: a lane of 32 bits for each output.
+                unsafe { b.store(v, out.as_mut_ptr().cast()) };
+                out
+            };
+            let floats = |v: B::F| {
+                let mut out = vec![0.0_f32; B::WIDTH];
+                // SAFETY: one for each output.
+                unsafe { b.store_f32(v, out.as_mut_ptr()) };
+                out
+            };
+            let each = |f: &dyn Fn(i32) -> i32| (0..B::WIDTH as i32).map(f).collect::<Vec<_>>();
+            let word = |bytes: [i8; 4]| u32::from_le_bytes(bytes.map(i8::cast_unsigned));
+            let vector = |f: &dyn Fn(i32) -> u32| {
+                let words: Vec<u32> = (0..B::WIDTH as i32).map(f).collect();
+                // SAFETY: a lane of 32 bits for each output.
+                unsafe { b.load(words.as_ptr().cast()) }
+            };
+            let none = b.splat(0);
+            let mixed = vector(&|_| 0x1f_e2_a5_07);
+            assert_eq!(lanes(b.low(mixed)), each(&|_| 0x0f_02_05_07));
+            assert_eq!(lanes(b.high(mixed)), each(&|_| 0x01_0e_0a_00));
+            for left in -4..=4 {
+                let mask = if left >= 0 { 0x10 } else { 0x01 };
+                let bits = b.splat(if left >= 0 { 0x0001_0101 << (4 - left) } else { 0x0001_0101 << -left });
+                let expected = i32::from(mask) * 0x0001_0101;
+                assert_eq!(lanes(b.with_bits(none, bits, left, mask)), each(&|_| expected), "{left}");
+                assert_eq!(lanes(b.with_bits(none, b.splat(!0), left, mask)), each(&|_| i32::from(mask) * 0x0101_0101));
+            }
+            let x = b.splat(word([127, -127, 127, 127]));
+            let unsigned = vector(&|lane| u32::from_le_bytes([63, 3, lane as u8, 63]));
+            let pairs = [[-128_i8, 127]; 16];
+            // SAFETY: two bytes for each output, of which there are 16 at most.
+            let (signed, unsigned_pairs) =
+                unsafe { (b.signed_pairs(pairs.as_ptr().cast()), b.pairs(pairs.as_ptr().cast())) };
+            let products = b.add_unsigned(b.add_unsigned(none, unsigned, x), unsigned, x);
+            let sum = |lane: i32| 2 * 127 * (63 - 3 + lane + 63);
+            let scaled = |scales| lanes(b.add_scaled(b.splat(5), products, scales));
+            assert_eq!(scaled(b.first(signed)), each(&|lane| 5 - 128 * sum(lane)));
+            assert_eq!(scaled(b.second(signed)), each(&|lane| 5 + 127 * sum(lane)));
+            let weights = vector(&|lane| word([-128, 127, lane as i8, -128]));
+            let sums = b.add_signed(b.splat(7), weights, x);
+            assert_eq!(lanes(sums), each(&|lane| 7 + 127 * (-128 - 127 + lane - 128)));
+            let x = b.splat(u32::from(i16::MAX.cast_unsigned()) | u32::from((-3_i16).cast_unsigned()) << 16);
+            let added = |pairs| lanes(b.add_pairs(b.splat(1), pairs, x));
+            assert_eq!(added(signed), each(&|_| 1 - 128 * i32::from(i16::MAX) - 3 * 127));
+            assert_eq!(added(unsigned_pairs), each(&|_| 1 + 128 * i32::from(i16::MAX) - 3 * 127));
+            assert_eq!(lanes(b.less_32(b.splat(9), sums)), each(&|l| 9 - 32 * (7 + 127 * (-128 - 127 + l - 128))));
+            let found = floats(b.float(b.splat(((1 << 24) + 3_i32).cast_unsigned())));
+            assert_eq!(found, vec![16_777_220.0; B::WIDTH]);
+            let halves: Vec<u8> = (0..B::WIDTH as u16).flat_map(|h| f16::from_bits(h + 1).to_le_bytes()).collect();
+            let numbers: Vec<f32> = (0..B::WIDTH as u16).map(|h| f16::from_bits(h + 1).to_f32()).collect();
+            // SAFETY: one for each output.
+            let (widened, loaded) = unsafe { (b.load_f16(halves.as_ptr()), b.load_f32(numbers.as_ptr())) };
+            assert_eq!((floats(widened), floats(loaded)), (numbers.clone(), numbers.clone()));
+            let (two, of) =
+                (b.splat_f32(2.0), |f: &dyn Fn(f32) -> f32| numbers.iter().map(|x| f(*x)).collect::<Vec<_>>());
+            assert_eq!(floats(b.add(loaded, two)), of(&|x| x + 2.0));
+            assert_eq!(floats(b.sub(loaded, two)), of(&|x| x - 2.0));
+            assert_eq!(floats(b.mul(loaded, two)), of(&|x| x * 2.0));
+        }
+    }
+
+    #[test]
+    fn every_operation_of_every_available_isa_does_what_it_says() {
+        for isa in crate::testing::isas_aloud() {
+            assert!(form(isa).is_available(), "{isa}");
+            run(form(isa), EveryOperation(form(isa)));
+        }
+    }
+}
