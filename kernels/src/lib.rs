@@ -21,6 +21,7 @@ pub mod launch;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_int8;
+pub mod linear_quantized;
 pub mod pool;
 pub mod rms_norm;
 pub mod rotary;
@@ -40,6 +41,7 @@ pub use glu::glu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_int8::linear_int8;
+pub use linear_quantized::linear_quantized;
 pub use pool::pool;
 pub use rms_norm::rms_norm;
 pub use rotary::rotary;
@@ -69,6 +71,7 @@ pub const OPS: &[Op] = &[
     Op { name: "layer_norm", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "linear", backends: &["cpu", "simd"] },
     Op { name: "linear_int8", backends: &["cpu", "simd"] },
+    Op { name: "linear_quantized", backends: &["cpu", "simd"] },
     Op { name: "pool", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "rms_norm", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "rotary", backends: &["cpu", "simd", "cuda"] },

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub mod aligned;
+pub(crate) mod bytes;
 pub mod columns;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -173,8 +174,12 @@ pub fn force(isa: Option<Isa>) -> Result<(), Unavailable> {
 
 /// Which instruction set each op runs on in this process, in the order of the table.
 pub fn isa_by_op() -> Vec<(&'static str, Isa)> {
-    // Every op's vector code is written once over all instruction sets; only one uses dot products of whole numbers.
-    let of = |op: &str| if op == "linear_int8" { isa() } else { isa().float() };
+    // Every op's vector code is written once over all instruction sets; only two use products of whole numbers.
+    let of = |op: &str| match op {
+        "linear_int8" => isa(),
+        "linear_quantized" => bytes::form(isa()),
+        _ => isa().float(),
+    };
     crate::OPS.iter().map(|op| (op.name, of(op.name))).collect()
 }
 

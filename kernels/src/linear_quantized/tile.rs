@@ -1,0 +1,464 @@
+//! The innermost loops of the dense layer over blocks: a few rows times two vectors of outputs. A checked product comes in, its sums
+//! are written. Never a choice of how much is done at a time, but for rows of a tile.
+//!
+//! Where sums are two of 16 bits in a lane (AVX2), products are added up only as long as they fit. An element is at most 127, and
+//! each sum takes two inputs of every group of four:
+//!
+//! | weights | a group at most | groups | sum at most |
+//! |---|--:|--:|--:|
+//! | 4 bits: 0 to 15 | 2 · 15 · 127 | 8 | 30,480 |
+//! | 5 bits: 0 to 31 | 2 · 31 · 127 | 4 | 31,496 |
+//! | 6 bits: 0 to 63 | 2 · 63 · 127 | 2 | 32,004 |
+//!
+//! Sums of a block in 32 bits: at most 256 · 127 · 63 · 128 = 262,176,768, for 6 bits with a scale of −128.
+
+use std::mem::MaybeUninit;
+
+use super::pack::Layout;
+use super::rows::GROUP;
+use super::simd::Product;
+use crate::launch::bytes::{Bytes, Kernel};
+
+/// Vectors side by side in a panel, as in every packed operand.
+const VECTORS: usize = 2;
+
+/// Units of a block of 256: 32 inputs each.
+const UNITS: usize = 8;
+
+/// Pairs of groups of a unit: 8 inputs each.
+const PAIRS: usize = 4;
+
+/// Groups of a unit.
+const GROUPS: usize = 2 * PAIRS;
+
+/// Blocks of 32 at a time, as many inputs as the larger blocks have.
+const SMALL_BLOCKS: usize = 8;
+
+/// Bytes of the widest vector.
+const VECTOR_MAX: usize = 32;
+
+// What one block of a panel is unpacked to, in vectors from its start.
+const SCALES: usize = 0;
+const MINS: usize = SCALES + 16 * VECTORS;
+const D: usize = MINS + 8 * VECTORS;
+const DMIN: usize = D + VECTORS;
+const QUANTS: usize = DMIN + VECTORS;
+const UNPACKED: usize = QUANTS + UNITS * GROUPS * VECTORS;
+
+/// Room for one block of a panel.
+#[repr(C, align(64))]
+struct Unpacked([u8; UNPACKED * VECTOR_MAX]);
+
+/// Asks the cache for what is read so many bytes later.
+const AHEAD: usize = 2048;
+
+/// A product over blocks of 256 whose elements have 4 bits and `HIGH` more.
+pub(super) struct Bits<'a, const HIGH: usize>(pub(super) Product<'a>);
+
+/// Some rows of `x` for one block, and where their sums go.
+#[derive(Clone, Copy)]
+struct Place {
+    words: *const u32,
+    words_stride: usize,
+    scales: *const f32,
+    scales_stride: usize,
+    /// The sums that minimums (or the 32 that 6 bits have too much) are multiplied with, in pairs.
+    sums: *const u32,
+    sums_stride: usize,
+    c: *mut f32,
+    c_stride: usize,
+    /// Whether the sums in `c` are of inputs before these.
+    accumulate: bool,
+}
+
+impl Place {
+    /// The rows from `row` on.
+    ///
+    /// # Safety
+    /// There are so many.
+    #[inline(always)]
+    unsafe fn from_row(self, row: usize) -> Self {
+        // SAFETY: the caller vouches for the rows.
+        unsafe {
+            Self {
+                words: self.words.add(row * self.words_stride),
+                scales: self.scales.add(row * self.scales_stride),
+                sums: self.sums.add(row * self.sums_stride),
+                c: self.c.add(row * self.c_stride),
+                ..self
+            }
+        }
+    }
+}
+
+impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
+    #[inline(always)]
+    fn run<B: Bytes>(self, b: B) {
+        let Product { x, weights, panels, rows, c, c_stride } = self.0;
+        assert_eq!(weights.width(), VECTORS * B::WIDTH, "panels of this instruction set");
+        let (k, blocks) = (weights.inputs(), weights.blocks_a_row());
+        let (sums, sums_stride) = if HIGH == 2 { (&x.sums_16, k / 32) } else { (&x.sums_32, k / 64) };
+        assert!(rows.end <= x.len() && sums.len() >= rows.end * sums_stride, "rows with their sums");
+        let tiles = rows.len().div_ceil(B::TILE_ROWS);
+        let mut unpacked = MaybeUninit::<Unpacked>::uninit();
+        let scratch = unpacked.as_mut_ptr().cast::<u8>();
+        for panel in panels.clone() {
+            let (first_block, layout) = weights.panel(panel);
+            for block in 0..blocks {
+                // SAFETY: the panel has so many blocks, the scratch room for one, and each of the rows has what is read of it
+                // here; `c` has a panel's columns of every row, as who made the product vouches.
+                unsafe {
+                    let from = first_block.add(block * layout.len);
+                    scales::<B, HIGH>(b, from, layout, scratch);
+                    let place = Place {
+                        words: x.words.as_ptr().add((rows.start * k + block * UNITS * GROUPS * GROUP) / GROUP),
+                        words_stride: k / GROUP,
+                        scales: x.scales.as_ptr().add(rows.start * blocks + block),
+                        scales_stride: blocks,
+                        sums: sums.as_ptr().add(rows.start * sums_stride + block * sums_stride / blocks),
+                        sums_stride,
+                        c: c.add((panel - panels.start) * VECTORS * B::WIDTH),
+                        c_stride,
+                        accumulate: block > 0,
+                    };
+                    if tiles == 1 {
+                        match rows.len() {
+                            1 => tile::<B, HIGH, 1, false>(b, from, layout, scratch, place),
+                            2 => tile::<B, HIGH, 2, false>(b, from, layout, scratch, place),
+                            3 => tile::<B, HIGH, 3, false>(b, from, layout, scratch, place),
+                            _ => tile::<B, HIGH, 4, false>(b, from, layout, scratch, place),
+                        }
+                        continue;
+                    }
+                    quants::<B, HIGH>(b, from, layout, scratch);
+                    let mut first = 0;
+                    for index in 0..tiles {
+                        // As even as possible: of 5 rows, 3 and 2.
+                        let count = (rows.len() - first).div_ceil(tiles - index);
+                        let place = place.from_row(first);
+                        match count {
+                            1 => tile::<B, HIGH, 1, true>(b, from, layout, scratch, place),
+                            2 => tile::<B, HIGH, 2, true>(b, from, layout, scratch, place),
+                            3 => tile::<B, HIGH, 3, true>(b, from, layout, scratch, place),
+                            _ => tile::<B, HIGH, 4, true>(b, from, layout, scratch, place),
+                        }
+                        first += count;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of a vector.
+const fn vector<B: Bytes>() -> usize {
+    4 * B::WIDTH
+}
+
+/// Unpacks scales, minimums (of 6 bits the scales once more, which the 32 is taken from), `d` and `dmin` of one block of a panel.
+///
+/// # Safety
+/// The block can be read, the scratch written.
+#[inline(always)]
+unsafe fn scales<B: Bytes, const HIGH: usize>(b: B, from: *const u8, layout: Layout, scratch: *mut u8) {
+    // SAFETY: inside the block as its layout says, and inside the scratch as its constants say.
+    unsafe {
+        let at = |part: usize, index: usize, vector_index: usize| {
+            scratch.add((part + index * VECTORS + vector_index) * vector::<B>())
+        };
+        for pair in 0..if HIGH == 2 { 8 } else { 4 } {
+            for v in 0..VECTORS {
+                let pairs_at = (pair * VECTORS + v) * 2 * B::WIDTH;
+                let scales = from.add(layout.scales + pairs_at);
+                let scales = if HIGH == 2 { b.signed_pairs(scales) } else { b.pairs(scales) };
+                b.store(b.first(scales), at(SCALES, 2 * pair, v));
+                b.store(b.second(scales), at(SCALES, 2 * pair + 1, v));
+                let mins = if HIGH == 2 { scales } else { b.pairs(from.add(layout.mins + pairs_at)) };
+                b.store(mins, at(MINS, pair, v));
+            }
+        }
+        for v in 0..VECTORS {
+            b.store_f32(b.load_f16(from.add(layout.d + 2 * v * B::WIDTH)), at(D, 0, v).cast());
+            if HIGH != 2 {
+                b.store_f32(b.load_f16(from.add(layout.dmin + 2 * v * B::WIDTH)), at(DMIN, 0, v).cast());
+            }
+        }
+    }
+}
+
+/// Unpacks the elements of one block of a panel to bytes: `[units, groups, vectors, WIDTH, 4]`.
+///
+/// # Safety
+/// The block can be read, the scratch written.
+#[inline(always)]
+unsafe fn quants<B: Bytes, const HIGH: usize>(b: B, from: *const u8, layout: Layout, scratch: *mut u8) {
+    for unit in 0..UNITS {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            quants_of_pair::<B, HIGH, 0>(b, from, layout, scratch, unit);
+            quants_of_pair::<B, HIGH, 1>(b, from, layout, scratch, unit);
+            quants_of_pair::<B, HIGH, 2>(b, from, layout, scratch, unit);
+            quants_of_pair::<B, HIGH, 3>(b, from, layout, scratch, unit);
+        }
+    }
+}
+
+/// # Safety
+/// As [`quants`].
+#[inline(always)]
+unsafe fn quants_of_pair<B: Bytes, const HIGH: usize, const PAIR: usize>(
+    b: B,
+    from: *const u8,
+    layout: Layout,
+    scratch: *mut u8,
+    unit: usize,
+) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let weights = pair::<B, HIGH, PAIR, false>(b, from, layout, scratch, unit);
+        for (group, weights) in weights.into_iter().enumerate() {
+            for (v, weights) in weights.into_iter().enumerate() {
+                let index = ((unit * GROUPS + 2 * PAIR + group) * VECTORS) + v;
+                b.store(weights, scratch.add((QUANTS + index) * vector::<B>()));
+            }
+        }
+    }
+}
+
+/// The elements of two groups of a unit, in bytes: `[group][vector]`.
+///
+/// # Safety
+/// The block can be read; where `IS_UNPACKED`, the scratch holds its elements.
+#[inline(always)]
+unsafe fn pair<B: Bytes, const HIGH: usize, const PAIR: usize, const IS_UNPACKED: bool>(
+    b: B,
+    from: *const u8,
+    layout: Layout,
+    scratch: *const u8,
+    unit: usize,
+) -> [[B::I; VECTORS]; 2] {
+    let mut out = [[b.splat(0); VECTORS]; 2];
+    for v in 0..VECTORS {
+        // SAFETY: inside the block as its layout says, or inside the scratch as its constants say.
+        unsafe {
+            if IS_UNPACKED {
+                for (group, out) in out.iter_mut().enumerate() {
+                    let index = (unit * GROUPS + 2 * PAIR + group) * VECTORS + v;
+                    out[v] = b.load(scratch.add((QUANTS + index) * vector::<B>()));
+                }
+                continue;
+            }
+            let nibbles = b.load(from.add(layout.quants + ((unit * PAIRS + PAIR) * VECTORS + v) * vector::<B>()));
+            (out[0][v], out[1][v]) = (b.low(nibbles), b.high(nibbles));
+            if HIGH == 1 {
+                let bits = b.load(from.add(layout.bits + (unit * VECTORS + v) * vector::<B>()));
+                out[0][v] = b.with_bits(out[0][v], bits, 4 - 2 * PAIR as i32, 0x10);
+                out[1][v] = b.with_bits(out[1][v], bits, 3 - 2 * PAIR as i32, 0x10);
+            }
+            if HIGH == 2 {
+                let half = 2 * unit + PAIR / 2;
+                let bits = b.load(from.add(layout.bits + (half * VECTORS + v) * vector::<B>()));
+                out[0][v] = b.with_bits(out[0][v], bits, 4 - 4 * (PAIR % 2) as i32, 0x30);
+                out[1][v] = b.with_bits(out[1][v], bits, 2 - 4 * (PAIR % 2) as i32, 0x30);
+            }
+        }
+    }
+    out
+}
+
+/// After how many pairs of groups their sums must be scaled: when 16 bits are full, or when another scale begins.
+const fn pairs_a_scale(high: usize, is_narrow: bool) -> usize {
+    match (high, is_narrow) {
+        (0, _) | (1, false) => 4,
+        (1, true) | (2, false) => 2,
+        _ => 1,
+    }
+}
+
+/// `ROWS` rows times one block of a panel.
+///
+/// # Safety
+/// The block can be read, the scratch holds its scales and, where `IS_UNPACKED`, its elements; the place has so many rows.
+#[inline(always)]
+unsafe fn tile<B: Bytes, const HIGH: usize, const ROWS: usize, const IS_UNPACKED: bool>(
+    b: B,
+    from: *const u8,
+    layout: Layout,
+    scratch: *const u8,
+    place: Place,
+) {
+    let mut sums = [[b.splat(0); VECTORS]; ROWS];
+    for unit in 0..UNITS {
+        let mut short = [[b.splat(0); VECTORS]; ROWS];
+        // SAFETY: as the caller vouches.
+        unsafe {
+            step::<B, HIGH, 0, ROWS, IS_UNPACKED>(b, from, layout, scratch, place, unit, &mut short, &mut sums);
+            step::<B, HIGH, 1, ROWS, IS_UNPACKED>(b, from, layout, scratch, place, unit, &mut short, &mut sums);
+            step::<B, HIGH, 2, ROWS, IS_UNPACKED>(b, from, layout, scratch, place, unit, &mut short, &mut sums);
+            step::<B, HIGH, 3, ROWS, IS_UNPACKED>(b, from, layout, scratch, place, unit, &mut short, &mut sums);
+        }
+    }
+    for (row, sums) in sums.into_iter().enumerate() {
+        for (v, sums) in sums.into_iter().enumerate() {
+            // SAFETY: as the caller vouches.
+            unsafe {
+                let part = |part: usize, index: usize| scratch.add((part + index * VECTORS + v) * vector::<B>());
+                let mut mins = b.splat(0);
+                for pair in 0..if HIGH == 2 { 8 } else { 4 } {
+                    let x = b.splat(*place.sums.add(row * place.sums_stride + pair));
+                    mins = b.add_pairs(mins, b.load(part(MINS, pair)), x);
+                }
+                let d = b.load_f32(part(D, 0).cast());
+                let y = if HIGH == 2 {
+                    b.mul(b.float(b.less_32(sums, mins)), d)
+                } else {
+                    let dmin = b.load_f32(part(DMIN, 0).cast());
+                    b.sub(b.mul(b.float(sums), d), b.mul(b.float(mins), dmin))
+                };
+                let y = b.mul(y, b.splat_f32(*place.scales.add(row * place.scales_stride)));
+                let c = place.c.add(row * place.c_stride + v * B::WIDTH);
+                b.store_f32(if place.accumulate { b.add(b.load_f32(c), y) } else { y }, c);
+            }
+        }
+    }
+}
+
+/// Two groups of a unit, for every row of a tile.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "it is the body of a loop that must be unrolled")]
+unsafe fn step<B: Bytes, const HIGH: usize, const PAIR: usize, const ROWS: usize, const IS_UNPACKED: bool>(
+    b: B,
+    from: *const u8,
+    layout: Layout,
+    scratch: *const u8,
+    place: Place,
+    unit: usize,
+    short: &mut [[B::I; VECTORS]; ROWS],
+    sums: &mut [[B::I; VECTORS]; ROWS],
+) {
+    // SAFETY: as the caller vouches; a prefetch may have any address.
+    unsafe {
+        if !IS_UNPACKED {
+            b.prefetch(from.wrapping_add((unit * PAIRS + PAIR) * VECTORS * vector::<B>() + AHEAD));
+        }
+        let weights = pair::<B, HIGH, PAIR, IS_UNPACKED>(b, from, layout, scratch, unit);
+        for (row, short) in short.iter_mut().enumerate() {
+            let words = place.words.add(row * place.words_stride + unit * GROUPS + 2 * PAIR);
+            for (group, weights) in weights.into_iter().enumerate() {
+                let x = b.splat(*words.add(group));
+                for v in 0..VECTORS {
+                    short[v] = b.add_unsigned(short[v], weights[v], x);
+                }
+            }
+        }
+        if (PAIR + 1) % pairs_a_scale(HIGH, B::IS_NARROW) == 0 {
+            let index = if HIGH == 2 { 2 * unit + PAIR / 2 } else { unit };
+            for v in 0..VECTORS {
+                let scales = b.load(scratch.add((SCALES + index * VECTORS + v) * vector::<B>()));
+                for (sums, short) in sums.iter_mut().zip(short.iter_mut()) {
+                    sums[v] = b.add_scaled(sums[v], short[v], scales);
+                    short[v] = b.splat(0);
+                }
+            }
+        }
+    }
+}
+
+/// A product over blocks of 32 whose elements have 8 bits.
+pub(super) struct Whole<'a>(pub(super) Product<'a>);
+
+impl Kernel for Whole<'_> {
+    #[inline(always)]
+    fn run<B: Bytes>(self, b: B) {
+        let Product { x, weights, panels, rows, c, c_stride } = self.0;
+        assert_eq!(weights.width(), VECTORS * B::WIDTH, "panels of this instruction set");
+        assert!(rows.end <= x.len(), "rows that are there");
+        let (k, blocks) = (weights.inputs(), weights.blocks_a_row());
+        let tiles = rows.len().div_ceil(B::TILE_ROWS);
+        for panel in panels.clone() {
+            let (first_block, layout) = weights.panel(panel);
+            for block in (0..blocks).step_by(SMALL_BLOCKS) {
+                let count = SMALL_BLOCKS.min(blocks - block);
+                // SAFETY: the panel has so many blocks, and each of the rows has what is read of it here; `c` has a panel's
+                // columns of every row, as who made the product vouches.
+                unsafe {
+                    let from = first_block.add(block * layout.len);
+                    let place = Place {
+                        words: x.words.as_ptr().add(rows.start * (k / GROUP) + block * GROUPS),
+                        words_stride: k / GROUP,
+                        scales: x.scales.as_ptr().add(rows.start * blocks + block),
+                        scales_stride: blocks,
+                        sums: std::ptr::null(),
+                        sums_stride: 0,
+                        c: c.add((panel - panels.start) * VECTORS * B::WIDTH),
+                        c_stride,
+                        accumulate: block > 0,
+                    };
+                    let mut first = 0;
+                    for index in 0..tiles {
+                        let rows = (rows.len() - first).div_ceil(tiles - index);
+                        let place = place.from_row(first);
+                        match rows {
+                            1 => whole_tile::<B, 1>(b, from, layout, count, place),
+                            2 => whole_tile::<B, 2>(b, from, layout, count, place),
+                            3 => whole_tile::<B, 3>(b, from, layout, count, place),
+                            _ => whole_tile::<B, 4>(b, from, layout, count, place),
+                        }
+                        first += rows;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `ROWS` rows times some blocks of a panel.
+///
+/// # Safety
+/// So many blocks can be read; the place has so many rows.
+#[inline(always)]
+unsafe fn whole_tile<B: Bytes, const ROWS: usize>(b: B, from: *const u8, layout: Layout, count: usize, place: Place) {
+    let mut totals = [[b.splat_f32(0.0); VECTORS]; ROWS];
+    if place.accumulate {
+        for (row, totals) in totals.iter_mut().enumerate() {
+            for (v, total) in totals.iter_mut().enumerate() {
+                // SAFETY: as the caller vouches.
+                *total = unsafe { b.load_f32(place.c.add(row * place.c_stride + v * B::WIDTH)) };
+            }
+        }
+    }
+    for block in 0..count {
+        let mut sums = [[b.splat(0); VECTORS]; ROWS];
+        // SAFETY: as the caller vouches; a prefetch may have any address.
+        unsafe {
+            let from = from.add(block * layout.len);
+            for group in 0..GROUPS {
+                let at = from.add(group * VECTORS * vector::<B>());
+                b.prefetch(at.wrapping_add(AHEAD));
+                let weights = [b.load(at), b.load(at.add(vector::<B>()))];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = b.splat(*place.words.add(row * place.words_stride + block * GROUPS + group));
+                    for v in 0..VECTORS {
+                        sums[v] = b.add_signed(sums[v], weights[v], x);
+                    }
+                }
+            }
+            for v in 0..VECTORS {
+                let d = b.load_f16(from.add(layout.d + 2 * v * B::WIDTH));
+                for row in 0..ROWS {
+                    let scale = b.splat_f32(*place.scales.add(row * place.scales_stride + block));
+                    totals[row][v] = b.add(totals[row][v], b.mul(b.mul(b.float(sums[row][v]), d), scale));
+                }
+            }
+        }
+    }
+    for (row, totals) in totals.into_iter().enumerate() {
+        for (v, total) in totals.into_iter().enumerate() {
+            // SAFETY: as the caller vouches.
+            unsafe { b.store_f32(total, place.c.add(row * place.c_stride + v * B::WIDTH)) };
+        }
+    }
+}
