@@ -16,7 +16,7 @@ pub const CONFIG: &str = "config.json";
 /// The model's tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
 /// Settings of the tokenizer, the longest sequence among them.
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// The readme, whose head names the licence.
 const README: &str = "README.md";
 

@@ -137,6 +137,26 @@ impl Tokenizer {
         }
     }
 
+    /// The tokens of a text with the special ones that begin it, and without one that would end it.
+    ///
+    /// # Errors
+    /// The library's words.
+    pub fn begun(&self, text: &str) -> Result<Vec<u32>, String> {
+        let own = self.ids(text)?;
+        match &self.0 {
+            Kind::File(tokenizer) => {
+                let whole = tokenizer.encode_fast(text, true).map_err(|e| e.to_string())?;
+                let whole = whole.get_ids();
+                let added = match own.len() {
+                    0 => whole.len().min(1),
+                    length => whole.windows(length).position(|part| part == own).unwrap_or(0),
+                };
+                Ok([&whole[..added], &own].concat())
+            }
+            Kind::Words { .. } => Ok([vec![0], own].concat()),
+        }
+    }
+
     /// The number of a token.
     pub fn id(&self, token: &str) -> Option<u32> {
         match &self.0 {
@@ -236,6 +256,42 @@ mod tests {
         check("a b c", None, 1, true, Err(Error::TooLong(4)));
         check("a b", Some("c d"), 4, true, Ok(4));
         check("a b", Some("c d"), 3, true, Err(Error::TooLong(5)));
+    }
+
+    #[test]
+    fn a_text_is_begun_and_not_ended() {
+        let special = |id: u32, token: &str| {
+            serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                "special": true})
+        };
+        let token = |token: &str| serde_json::json!({"SpecialToken": {"id": token, "type_id": 0}});
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [special(0, "<s>"), special(1, "</s>")], "normalizer": null, "decoder": null,
+            "pre_tokenizer": {"type": "Whitespace"}, "truncation": null, "padding": null,
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [token("<s>"), {"Sequence": {"id": "A", "type_id": 0}}, token("</s>")],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}, "</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
+            },
+            "model": {"type": "WordLevel", "vocab": {"<s>": 0, "</s>": 1, "a": 2, "b": 3}, "unk_token": "a"},
+        });
+        let tokenizer = Tokenizer::from_json(json.to_string().as_bytes()).unwrap();
+        for (text, own, begun) in [
+            ("a b", &[2, 3][..], &[0, 2, 3][..]),
+            ("", &[], &[0]),
+            // Who writes the special tokens gets them once more, as with any tokenizer.
+            ("<s>b", &[0, 3], &[0, 0, 3]),
+            ("b</s>", &[3, 1], &[0, 3, 1]),
+        ] {
+            assert_eq!(
+                (tokenizer.ids(text).unwrap(), tokenizer.begun(text).unwrap()),
+                (own.to_vec(), begun.to_vec()),
+                "{text}"
+            );
+        }
+        assert_eq!((tokenizer.id("</s>"), tokenizer.id("c")), (Some(1), None));
+        assert_eq!(tokenizer.text(&[0, 2, 3, 1]).unwrap(), "a b");
     }
 
     #[test]
