@@ -42,7 +42,7 @@ pub use split::{SPLIT, attention_paged_splits, merge, split_len, splits_of};
 pub struct Sequence<'a> {
     /// Its rows of the queries and of the output.
     pub queries: Range<usize>,
-    /// Its blocks in order. Those behind its last token are not looked at; those before the window are not read, but must be blocks.
+    /// Its blocks in order. Those behind its last token are not looked at; those before the window have no effect, but must be blocks.
     pub table: &'a [u32],
     /// Its tokens in the cache, those of these queries among them: query `i` of `n` is at position `length − n + i`.
     pub length: usize,
