@@ -126,7 +126,7 @@ pub struct Ended {
     pub end: End,
     /// Tokens of the prompt, without those that were generated elsewhere.
     pub prompt_tokens: usize,
-    /// Tokens that were not computed when it was first begun, because the cache had them.
+    /// Tokens that were never computed for it, because the cache had them when it came to them.
     pub cached_tokens: usize,
     /// Tokens that were generated here.
     pub new_tokens: usize,

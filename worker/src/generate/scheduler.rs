@@ -68,7 +68,7 @@ pub enum LimitsError {
     /// Decodes could use up the whole step.
     #[error(
         "a step of {step_tokens} tokens is too small for {sequences_max} sequences and {prefill_tokens_min} tokens of prompts; make it \
-         at least {} or run fewer sequences", sequences_max + prefill_tokens_min
+         at least {} or run fewer sequences", sequences_max.saturating_add(*prefill_tokens_min)
     )]
     Step {
         /// As set.
@@ -346,7 +346,7 @@ impl Scheduler {
             }
             let mut sequence = self.waiting.take(standing).expect("who is next is waiting");
             self.reused_tokens += adopt(&mut self.blocks, &mut sequence) as u64;
-            sequence.begin(now, sequence.computed);
+            sequence.begin(now);
             owed += self::owed(&self.blocks, &sequence);
             let at = self.running.partition_point(|other| other.standing() < standing);
             self.running.insert(at, sequence);
@@ -481,8 +481,7 @@ fn adopt(blocks: &mut Blocks, sequence: &mut Sequence) -> usize {
     if blocks.adopt(&mut sequence.table, &sequence.tokens, sequence.computed) == 0 {
         return 0;
     }
-    let before = std::mem::replace(&mut sequence.computed, sequence.table.sealed() * blocks.block_tokens());
-    sequence.computed - before
+    sequence.reuse(sequence.table.sealed() * blocks.block_tokens())
 }
 
 /// Blocks that a sequence will want for its tokens and for as many new ones as a block has, beyond those that it holds.

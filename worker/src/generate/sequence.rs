@@ -85,12 +85,20 @@ impl Sequence {
         self.length_max - 1
     }
 
-    /// It has a place from now on, with so many tokens found in the cache.
-    pub(super) fn begin(&mut self, now: Instant, cached_tokens: usize) {
-        if self.begun.is_none() {
-            self.begun = Some(now);
-            self.cached_tokens = cached_tokens;
+    /// It has a place from now on.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.begun.get_or_insert(now);
+    }
+
+    /// It is computed as far as that, because the cache was. Returns how many tokens that saves.
+    pub(super) fn reuse(&mut self, computed: usize) -> usize {
+        let saved = computed - self.computed;
+        self.computed = computed;
+        // What it finds again of its own after a preemption was not saved.
+        if self.preemptions == 0 {
+            self.cached_tokens += saved;
         }
+        saved
     }
 
     /// Its blocks are gone. From the time that this has happened `preemptions_max` times it goes before all that it has not happened to as often.

@@ -255,6 +255,8 @@ fn time_to_first_tokens(is_shared: bool) -> (usize, u64) {
     }
     let found = (steps, world.scheduler.figures().computed_tokens);
     world.drain();
+    let cached: Vec<usize> = world.known.values().map(|known| known.end.unwrap().cached_tokens).collect();
+    assert_eq!(cached, if is_shared { [vec![0], vec![976; 15]].concat() } else { vec![0; 16] });
     found
 }
 
