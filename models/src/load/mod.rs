@@ -25,6 +25,7 @@ pub use inspect::{inspect, is_wanted};
 
 use crate::engine::{Device, Engine, Generator};
 use crate::manifest::{self, Manifest, Task};
+use crate::task::generate::language::{self, Language};
 use crate::task::{Pipeline, Tokenizer};
 use crate::{arch, backend};
 use std::path::{Path, PathBuf};
@@ -324,6 +325,34 @@ pub fn load_generator(
     }
     let config = read_config(folder, manifest)?;
     backend::cpu::decoder::load(Source { manifest, folder, config: &config, options }, decode, cache_bytes)
+}
+
+/// What a model that writes text has beside its weights, from files that the cache has verified.
+///
+/// # Errors
+/// When the tokenizer is missing or a file is broken.
+pub fn load_language(manifest: &Manifest, folder: &Path) -> Result<Language, Error> {
+    let has = |path: &str| manifest.files.iter().any(|file| file.path == path);
+    if !has(inspect::TOKENIZER) {
+        return Err(Error::config(inspect::TOKENIZER, "is missing; a model that writes text needs one"));
+    }
+    let bytes = std::fs::read(folder.join(inspect::TOKENIZER)).map_err(|e| Error::io(inspect::TOKENIZER, &e))?;
+    let tokenizer = Tokenizer::from_json(&bytes).map_err(|e| Error::config(inspect::TOKENIZER, e))?;
+    let json = |path: &str| if has(path) { inspect::read_json(folder, path) } else { Ok(serde_json::Value::Null) };
+    let file = language::CHAT_TEMPLATE;
+    let template = match has(file) {
+        true => Some(std::fs::read_to_string(folder.join(file)).map_err(|e| Error::io(file, &e))?),
+        false => None,
+    };
+    let (config, generation) = (read_config(folder, manifest)?, json(language::GENERATION_CONFIG)?);
+    let tokenizer_config = json(inspect::TOKENIZER_CONFIG)?;
+    let files = language::Files {
+        config: &config,
+        generation: &generation,
+        tokenizer: &tokenizer_config,
+        template: template.as_deref(),
+    };
+    Language::new(tokenizer, files)
 }
 
 /// Runs one tiny sequence, so that what only fails at the first run (a missing kernel, a wrong shape inside the
