@@ -14,6 +14,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::blocks::Blocks;
 use super::pack::Layout;
 use super::rows::GROUP;
 use super::simd::Product;
@@ -49,8 +50,30 @@ const UNPACKED: usize = QUANTS + UNITS * GROUPS * VECTORS;
 #[repr(C, align(64))]
 struct Unpacked([u8; UNPACKED * VECTOR_MAX]);
 
-/// Asks the cache for what is read so many bytes later.
-const AHEAD: usize = 2048;
+/// What is read so many bytes later is asked for now: at 6 bytes a cycle, what a memory that answers in 200 ns needs. Blocks and panels
+/// lie side by side, so that it is what comes next.
+const AHEAD: usize = 4096;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Asks for one part of `parts` of what lies ahead of a block of so many bytes.
+#[inline(always)]
+fn ahead<B: Bytes>(b: B, from: *const u8, len: usize, part: usize, parts: usize) {
+    let first = from.wrapping_add(AHEAD + part * len / parts);
+    for line in 0..(len / parts).div_ceil(LINE) {
+        b.prefetch(first.wrapping_add(line * LINE));
+    }
+}
+
+/// The type of blocks of 256 whose elements have 4 bits and `high` more.
+const fn blocks(high: usize) -> Blocks {
+    match high {
+        0 => Blocks::Q4_K,
+        1 => Blocks::Q5_K,
+        _ => Blocks::Q6_K,
+    }
+}
 
 /// A product over blocks of 256 whose elements have 4 bits and `HIGH` more.
 pub(super) struct Bits<'a, const HIGH: usize>(pub(super) Product<'a>);
@@ -94,6 +117,12 @@ impl Place {
 impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
     #[inline(always)]
     fn run<B: Bytes>(self, b: B) {
+        const {
+            assert!(
+                4 * B::WIDTH <= VECTOR_MAX && B::TILE_ROWS == 4,
+                "room for a vector, and a tile for every count of rows"
+            )
+        };
         let Product { x, weights, panels, rows, c, c_stride } = self.0;
         assert_eq!(weights.width(), VECTORS * B::WIDTH, "panels of this instruction set");
         let (k, blocks) = (weights.inputs(), weights.blocks_a_row());
@@ -193,6 +222,7 @@ unsafe fn scales<B: Bytes, const HIGH: usize>(b: B, from: *const u8, layout: Lay
 #[inline(always)]
 unsafe fn quants<B: Bytes, const HIGH: usize>(b: B, from: *const u8, layout: Layout, scratch: *mut u8) {
     for unit in 0..UNITS {
+        ahead(b, from, const { Layout::new(blocks(HIGH), VECTORS * B::WIDTH).len }, unit, UNITS);
         // SAFETY: as the caller vouches.
         unsafe {
             quants_of_pair::<B, HIGH, 0>(b, from, layout, scratch, unit);
@@ -290,6 +320,9 @@ unsafe fn tile<B: Bytes, const HIGH: usize, const ROWS: usize, const IS_UNPACKED
     let mut sums = [[b.splat(0); VECTORS]; ROWS];
     for unit in 0..UNITS {
         let mut short = [[b.splat(0); VECTORS]; ROWS];
+        if !IS_UNPACKED {
+            ahead(b, from, const { Layout::new(blocks(HIGH), VECTORS * B::WIDTH).len }, unit, UNITS);
+        }
         // SAFETY: as the caller vouches.
         unsafe {
             step::<B, HIGH, 0, ROWS, IS_UNPACKED>(b, from, layout, scratch, place, unit, &mut short, &mut sums);
@@ -339,11 +372,8 @@ unsafe fn step<B: Bytes, const HIGH: usize, const PAIR: usize, const ROWS: usize
     short: &mut [[B::I; VECTORS]; ROWS],
     sums: &mut [[B::I; VECTORS]; ROWS],
 ) {
-    // SAFETY: as the caller vouches; a prefetch may have any address.
+    // SAFETY: as the caller vouches.
     unsafe {
-        if !IS_UNPACKED {
-            b.prefetch(from.wrapping_add((unit * PAIRS + PAIR) * VECTORS * vector::<B>() + AHEAD));
-        }
         let weights = pair::<B, HIGH, PAIR, IS_UNPACKED>(b, from, layout, scratch, unit);
         for (row, short) in short.iter_mut().enumerate() {
             let words = place.words.add(row * place.words_stride + unit * GROUPS + 2 * PAIR);
@@ -373,6 +403,7 @@ pub(super) struct Whole<'a>(pub(super) Product<'a>);
 impl Kernel for Whole<'_> {
     #[inline(always)]
     fn run<B: Bytes>(self, b: B) {
+        const { assert!(B::TILE_ROWS == 4, "a tile for every count of rows") };
         let Product { x, weights, panels, rows, c, c_stride } = self.0;
         assert_eq!(weights.width(), VECTORS * B::WIDTH, "panels of this instruction set");
         assert!(rows.end <= x.len(), "rows that are there");
@@ -432,12 +463,12 @@ unsafe fn whole_tile<B: Bytes, const ROWS: usize>(b: B, from: *const u8, layout:
     }
     for block in 0..count {
         let mut sums = [[b.splat(0); VECTORS]; ROWS];
-        // SAFETY: as the caller vouches; a prefetch may have any address.
+        // SAFETY: as the caller vouches.
         unsafe {
             let from = from.add(block * layout.len);
+            ahead(b, from, const { Layout::new(Blocks::Q8_0, VECTORS * B::WIDTH).len }, 0, 1);
             for group in 0..GROUPS {
                 let at = from.add(group * VECTORS * vector::<B>());
-                b.prefetch(at.wrapping_add(AHEAD));
                 let weights = [b.load(at), b.load(at.add(vector::<B>()))];
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let x = b.splat(*place.words.add(row * place.words_stride + block * GROUPS + group));
