@@ -90,6 +90,7 @@ fn check_product(isa: Isa, blocks: Blocks, bytes: &[u8], k: usize, x: &[f32]) {
 }
 
 #[test]
+#[expect(clippy::excessive_precision, reason = "the numbers as they are, to the last bit")]
 fn blocks_are_read_as_the_reference_reader_reads_them() {
     // Three blocks of splitmix64's bytes (seed 5), `d` (and `dmin` above it) as below, as gguf 0.19.0's `quants.dequantize` reads them:
     // Σ i · w_i with i from 1, Σ |w_i|, and some weights of the first block.

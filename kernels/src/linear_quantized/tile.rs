@@ -95,12 +95,12 @@ struct Place {
 }
 
 impl Place {
-    /// The rows from `row` on.
+    /// The rows behind the first so many.
     ///
     /// # Safety
     /// There are so many.
     #[inline(always)]
-    unsafe fn from_row(self, row: usize) -> Self {
+    unsafe fn behind(self, row: usize) -> Self {
         // SAFETY: the caller vouches for the rows.
         unsafe {
             Self {
@@ -164,7 +164,7 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
                     for index in 0..tiles {
                         // As even as possible: of 5 rows, 3 and 2.
                         let count = (rows.len() - first).div_ceil(tiles - index);
-                        let place = place.from_row(first);
+                        let place = place.behind(first);
                         match count {
                             1 => tile::<B, HIGH, 1, true>(b, from, layout, scratch, place),
                             2 => tile::<B, HIGH, 2, true>(b, from, layout, scratch, place),
@@ -384,7 +384,7 @@ unsafe fn step<B: Bytes, const HIGH: usize, const PAIR: usize, const ROWS: usize
                 }
             }
         }
-        if (PAIR + 1) % pairs_a_scale(HIGH, B::IS_NARROW) == 0 {
+        if (PAIR + 1).is_multiple_of(pairs_a_scale(HIGH, B::IS_NARROW)) {
             let index = if HIGH == 2 { 2 * unit + PAIR / 2 } else { unit };
             for v in 0..VECTORS {
                 let scales = b.load(scratch.add((SCALES + index * VECTORS + v) * vector::<B>()));
@@ -431,7 +431,7 @@ impl Kernel for Whole<'_> {
                     let mut first = 0;
                     for index in 0..tiles {
                         let rows = (rows.len() - first).div_ceil(tiles - index);
-                        let place = place.from_row(first);
+                        let place = place.behind(first);
                         match rows {
                             1 => whole_tile::<B, 1>(b, from, layout, count, place),
                             2 => whole_tile::<B, 2>(b, from, layout, count, place),
