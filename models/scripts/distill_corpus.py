@@ -88,11 +88,11 @@ def run(command: list[str], **options) -> str:
     return done.stdout
 
 
-def fetch(folder: Path) -> dict[str, str]:
+def fetch(folder: Path, sources: list[Source] = SOURCES) -> dict[str, str]:
     """Downloads and unpacks every package that is not in `folder` yet. Returns each package's version."""
     folder.mkdir(parents=True, exist_ok=True)
     versions = {}
-    for source in SOURCES:
+    for source in sources:
         unpacked = folder / source.package
         found = sorted(folder.glob(f"{source.package}_*.deb"))
         if not found:
@@ -111,8 +111,14 @@ def fetch(folder: Path) -> dict[str, str]:
 
 
 def package_descriptions(state: Path) -> str:
-    """Debian's English package descriptions, from package lists kept in `state`; the system's own lists stay as they are."""
+    """Debian's English package descriptions."""
     print("downloading Debian's package descriptions")
+    return package_lists(state, "Translations", update=True)
+
+
+def package_lists(state: Path, kind: str, *, update: bool = False) -> str:
+    """The `Translations` or `Packages` of Debian's section main, from package lists kept in `state`, which are downloaded when there
+    are none yet or `update` says so; the system's own lists stay as they are."""
     (state / "lists/partial").mkdir(parents=True, exist_ok=True)
     options = [
         "-o",
@@ -122,8 +128,9 @@ def package_descriptions(state: Path) -> str:
         "-o",
         f"Dir::Cache={state}/cache",
     ]
-    run(["apt-get", *options, "update"])
-    targets = run(["apt-get", *options, "indextargets", "--format", "$(FILENAME)", "Created-By: Translations"])
+    if update or not any((state / "lists").glob("*_main_*")):
+        run(["apt-get", *options, "update"])
+    targets = run(["apt-get", *options, "indextargets", "--format", "$(FILENAME)", f"Created-By: {kind}"])
     files = [name for name in targets.splitlines() if "_main_" in name]
     return "".join(run(["/usr/lib/apt/apt-helper", "cat-file", name]) for name in sorted(files))
 
@@ -175,14 +182,19 @@ def wordnet(folder: Path) -> Iterator[Text]:
                 yield text
 
 
+def package_group(name: str) -> str:
+    """The family of a package: `gcc` of `gcc-doc`."""
+    return f"package/{re.sub(r'^lib|[-0-9.].*$', '', name) or name}"
+
+
 def descriptions(text: str) -> Iterator[Text]:
-    """The first line of each description, its paragraphs, and the whole; the group is the package family (`gcc` of `gcc-doc`)."""
+    """The first line of each description, its paragraphs, and the whole; the group is the package family."""
     for stanza in text.split("\n\n"):
         match = re.search(r"^Package: (\S+)\n.*?^Description-en: (.*?)\n(.*)", stanza + "\n", re.DOTALL | re.MULTILINE)
         if not match:
             continue
         name, short, rest = match.groups()
-        group = f"package/{re.sub(r'^lib|[-0-9.].*$', '', name) or name}"
+        group = package_group(name)
         paragraphs = [squeeze(p) for p in re.split(r"^ \.$", rest, flags=re.MULTILINE)]
         paragraphs = [p for p in paragraphs if is_prose(p)]
         yield Text(squeeze(short), "sentence", DESCRIPTIONS.package, group)
