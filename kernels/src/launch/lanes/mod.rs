@@ -162,7 +162,13 @@ mod tests {
             assert_eq!(l.sum(v), expect(&|i| i).iter().sum::<f32>());
             assert_eq!(l.largest(v), (L::WIDTH - 1) as f32);
             assert_eq!(l.largest(l.sub(two, v)), 2.0);
-            assert_eq!(lanes(l.round(l.mul(v, l.splat(-0.5)))), expect(&|i| (i * -0.5).round_ties_even()));
+            // Around 0, where a sign is kept, and as far as there are fractions.
+            for offset in [0.0, 2.5, 4_194_301.5, 4_194_303.5, 8_388_600.0, -8_388_607.5, 1e9] {
+                let rounded = lanes(l.round(l.add(l.mul(v, l.splat(-0.5)), l.splat(offset))));
+                let expected = expect(&|i| (i * -0.5 + offset).round_ties_even());
+                let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&rounded), bits(&expected), "{offset}");
+            }
             assert_eq!(
                 lanes(l.exp2(l.sub(v, l.splat(127.0)))),
                 expect(&|i| if i == 0.0 { 0.0 } else { (i - 127.0).exp2() })

@@ -102,12 +102,13 @@ impl<const N: usize> Lanes for Scalar<N> {
         from_fn(|i| from[i].to_f32())
     }
 
-    // Adding and taking away 1.5 · 2²³ leaves no room for a fraction. Not `round_ties_even`: without SSE4.1 that is a
-    // library call per lane.
+    // Adding and taking away 2²³, from where on there are no fractions, leaves no room for one. Not `round_ties_even`: without
+    // SSE4.1 that is a library call per lane.
     #[inline(always)]
     fn round(self, v: Self::V) -> Self::V {
-        const FRACTIONLESS: f32 = 12_582_912.0;
-        from_fn(|i| if v[i].abs() < 4_194_304.0 { (v[i] + FRACTIONLESS) - FRACTIONLESS } else { v[i] })
+        const FRACTIONLESS: f32 = 8_388_608.0;
+        let round = |v: f32| ((v.abs() + FRACTIONLESS) - FRACTIONLESS).copysign(v);
+        from_fn(|i| if v[i].abs() < FRACTIONLESS { round(v[i]) } else { v[i] })
     }
 
     #[inline(always)]
