@@ -61,7 +61,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// All zeros. The memory is taken, and touched, at once.
+    /// All zeros, which take no memory until they are written.
     ///
     /// # Errors
     /// [`Error::Shape`], when something is 0 or it is more than can be addressed.

@@ -1,24 +1,24 @@
 //! Buffers of f32 that begin at a cache line, so that a vector never lies across two. A length comes in, a slice goes out.
 //! Never grows by itself in the middle of an op.
 
-/// One cache line.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([f32; LINE]);
-
-const LINE: usize = 16;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// f32 elements, the first at the start of a cache line.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Aligned {
-    lines: Vec<Line>,
+    /// The elements, and before them as many as it takes to begin at a line.
+    buffer: Vec<f32>,
+    start: usize,
     len: usize,
 }
 
 impl Aligned {
-    /// `len` zeros.
+    /// `len` zeros, which take no memory until they are touched.
     pub fn zeros(len: usize) -> Self {
-        Self { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)], len }
+        let buffer = vec![0.0_f32; len + LINE / size_of::<f32>() - 1];
+        let start = buffer.as_ptr().align_offset(LINE);
+        Self { buffer, start, len }
     }
 
     /// The first `len` elements, whatever they hold; takes more memory where there is too little.
@@ -44,20 +44,26 @@ impl Aligned {
     }
 }
 
+impl Clone for Aligned {
+    /// A copy may have to begin elsewhere in its buffer.
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeros(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
 impl std::ops::Deref for Aligned {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: a line is 16 f32 without a gap, `lines` holds at least `len` of them side by side, and f32 has no
-        // invalid bits.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        &self.buffer[self.start..self.start + self.len]
     }
 }
 
 impl std::ops::DerefMut for Aligned {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as in `deref`, and `self` is borrowed alone.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        &mut self.buffer[self.start..self.start + self.len]
     }
 }
 
@@ -72,6 +78,8 @@ mod tests {
             assert_eq!((buffer.len(), buffer.as_ptr() as usize % 64), (len, 0));
             buffer.iter_mut().for_each(|x| *x += 1.0);
             assert!(buffer.iter().all(|x| *x == 1.0));
+            let copy = buffer.clone();
+            assert_eq!((&*copy, copy.as_ptr() as usize % 64), (&*buffer, 0));
         }
     }
 
