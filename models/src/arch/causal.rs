@@ -75,6 +75,9 @@ pub(super) fn describe(config: &Value, checkpoint: &Checkpoint, family: &Family)
     let count = settings.layers("num_hidden_layers")?;
     let angles = Angles::read(settings, dim, family.theta)?;
     let prefix = checkpoint.prefix("model.", "embed_tokens.weight");
+    if angles.rotated != dim && checkpoint.tensor(&format!("{prefix}layers.0.self_attn.q_norm.weight")).is_some() {
+        return Err(Error::config(CONFIG, "heads of which a part is turned cannot have norms of their own here"));
+    }
     let parts = Parts {
         checkpoint,
         epsilon: settings.positive_or("rms_norm_eps", 1e-6)? as f32,

@@ -41,7 +41,7 @@ pub(crate) fn cpu_class() -> &'static str {
     }
 }
 
-/// The ops that encoders run on on this CPU, by the instruction set that each of them uses in this process.
+/// The ops that models run on on this CPU, by the instruction set that each of them uses in this process.
 pub fn ops() -> BTreeMap<String, Vec<String>> {
     let mut ops: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (op, isa) in kernels::launch::isa_by_op() {

@@ -5,7 +5,7 @@ use crate::support::On;
 use crate::support::{assert_close, data, json, numbers, options};
 use models::engine::{Error, Generator};
 use models::generate::{Part, Plan};
-use models::load::load_generator;
+use models::load::{load_generator, load_language};
 use models::manifest::{File, Manifest, Task};
 use std::path::Path;
 
@@ -225,4 +225,28 @@ fn a_cache_without_room_is_refused_with_figures() {
     let encoder = data("tiny-bert");
     let other = Manifest { architecture: "bert".into(), ..manifest(&folder) };
     assert!(load_generator(&other, &encoder, &options(On::Kernels), 1 << 20).is_err());
+}
+
+#[test]
+fn what_stands_beside_the_weights_is_read_from_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("config.json", r#"{"model_type": "llama", "eos_token_id": 2}"#);
+    let files = |with: &Path| Manifest { architecture: "llama".into(), ..manifest(with) };
+    let error = load_language(&files(folder.path()), folder.path()).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json"), "{error}");
+    write(
+        "tokenizer.json",
+        r#"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+            "decoder": null, "truncation": null, "padding": null,
+            "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "end": 2, "file": 3}, "unk_token": "a"}}"#,
+    );
+    write("tokenizer_config.json", r#"{"chat_template": "a b", "eos_token": "b"}"#);
+    write("generation_config.json", r#"{"temperature": 0.5}"#);
+    let language = load_language(&files(folder.path()), folder.path()).unwrap();
+    assert_eq!((language.chat("[]", None).unwrap(), &**language.end_tokens()), (vec![0, 1], &[1, 2][..]));
+    assert_eq!(language.sampling().temperature, 0.5);
+    // A template in a file of its own is the one.
+    write("chat_template.jinja", "file");
+    assert_eq!(load_language(&files(folder.path()), folder.path()).unwrap().chat("[]", None).unwrap(), [3]);
 }

@@ -69,7 +69,7 @@ pub(super) fn measure(engine: &mut dyn Engine, most: usize) -> Found {
     }
     let least = tokens.div_ceil(sides).max(LEAST).min(most);
     let mut tries = Vec::new();
-    for side_tokens in [least, 2 * least] {
+    for side_tokens in [least, (2 * least).min(most)] {
         let items = sequences(side_tokens, length);
         let share = |took| rate(&(sides * side_tokens, took)) / whole;
         let Some(fastest) = fastest(|run| share(run) < RATE_SHARE, || run_sides(engine, &items)) else { return alone };

@@ -181,10 +181,14 @@ impl Writer {
                 Err(failure) => failed.push((id, failure)),
             }
         };
-        if has_work && let Err(error) = engine.step(plan, &mut choose) {
-            failed.extend(plan.parts().map(|part| (part.sequence, Failure::Engine(error.clone()))));
+        let result = if has_work { engine.step(plan, &mut choose) } else { Ok(()) };
+        match result {
+            Ok(()) => self.scheduler.finish_step(clock(), &self.sampled, &self.stopped),
+            // What it left in the blocks is of no use: it must not count as computed, for others would share it.
+            Err(error) => {
+                failed.extend(plan.parts().map(|part| (part.sequence, Failure::Engine(error.clone()))));
+            }
         }
-        self.scheduler.finish_step(clock(), &self.sampled, &self.stopped);
         for (id, failure) in self.failed.drain(..) {
             if let Some(text) = self.texts.remove(&id) {
                 text.tell(Event::Failed(failure));

@@ -31,7 +31,7 @@ pub struct Cpu {
     pub frequency_hertz: Option<u64>,
     /// Instruction sets that matter to arithmetic, of those that the processor and the system offer.
     pub instruction_sets: Vec<String>,
-    /// The ops that encoders run on, by the instruction set that each of them uses in this process.
+    /// The ops that models run on, by the instruction set that each of them uses in this process.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ops: BTreeMap<String, Vec<String>>,
     /// Data caches, the smallest level first.

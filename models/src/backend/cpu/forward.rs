@@ -5,7 +5,7 @@
 //! A layer is two kinds of steps: attention, whose tasks are heads of sequences, and everything else, whose tasks are runs of
 //! tokens, each from the context of one layer to the queries, keys and values of the next.
 
-use super::product::{Call, Product, SHARED_TOKENS, alone, shared};
+use super::product::{Call, Product, SHARED_TOKENS, TOKENS_PER_TASK, alone, shared};
 use super::scratch::{lock, mine};
 use super::weights::{LayerWeights, NormWeights, Weights, values, words};
 use crate::arch::encoder::Encoder;
@@ -20,10 +20,6 @@ use kernels::linear_int8::Rows as RowsInt8;
 use kernels::{glu, pool, rotary};
 use rayon::prelude::*;
 use std::sync::Mutex;
-
-/// Tokens of a task at most: with so many, a layer's intermediate results (128 rows of 1,536: 786 KB) stay near their core, and
-/// the weights are read often enough from the cache that reading them costs nothing.
-const TOKENS_PER_TASK: usize = 128;
 
 /// Memory that is kept between batches.
 pub(super) struct Workspace {

@@ -2,9 +2,6 @@
 //! certainly stands before any stop string comes out. Of several, the one that is complete first ends the text; of those, the one that
 //! began first.
 
-/// Stop strings of a request at most, as OpenAI has it.
-pub const STOPS_MAX: usize = 4;
-
 /// Looks for stop strings in a text that comes in pieces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stops {

@@ -6,6 +6,10 @@ use crate::task::Tokenizer;
 /// Tokens before the first new one that are looked at: enough for any tokenizer's spaces and marks.
 const CONTEXT: usize = 8;
 
+/// Tokens that a character may take: its four bytes, and as many again. What is longer open makes none, and is told as it is, so that the
+/// next token never costs more than the last.
+const OPEN_MAX: usize = 8;
+
 /// The text of a sequence that grows.
 #[derive(Debug, Clone, Default)]
 pub struct TextStream {
@@ -35,7 +39,8 @@ impl TextStream {
         self.ids.push(token);
         let text = tokenizer.text(&self.ids)?;
         // A replacement at the end may be the first bytes of a character that the next token completes.
-        if text.ends_with(char::REPLACEMENT_CHARACTER) {
+        let is_open = self.ids.len() - self.told_ids < OPEN_MAX;
+        if is_open && text.ends_with(char::REPLACEMENT_CHARACTER) {
             return Ok(String::new());
         }
         let new = text[common(&self.told, &text)..].to_owned();
@@ -108,6 +113,19 @@ mod tests {
         assert_eq!((pieces.concat(), rest.as_str()), ("ok".into(), "\u{fffd}"));
         let (pieces, rest) = told(b"", b"a\xffb");
         assert_eq!((pieces.concat() + &rest).as_str(), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn bytes_that_make_no_character_do_not_pile_up() {
+        let tokenizer = bytes();
+        let mut stream = TextStream::after(&tokenizer, &[]).unwrap();
+        let mut text = String::new();
+        for _ in 0..100 {
+            text += &stream.push(&tokenizer, 0xff).unwrap();
+            assert!(stream.ids.len() <= 2 * OPEN_MAX, "{}", stream.ids.len());
+        }
+        text += &stream.push(&tokenizer, u32::from(b'a')).unwrap();
+        assert_eq!(text, "\u{fffd}".repeat(100) + "a");
     }
 
     #[test]

@@ -240,6 +240,17 @@ fn a_failed_step_fails_who_was_in_it_and_those_behind_go_on() {
     assert_eq!(read(behind).0, alone(&prompt(2), 9));
     assert_eq!(writer.scheduler().figures().blocks.used, 0);
 
+    // What a failed step was to compute is shared with nobody. The prompt takes two steps, and the first fails.
+    let long: Vec<u32> = (0..40).collect();
+    let mut writer = writer_on(Box::new(Failing { fake: fake(), steps: 0, fails_at: 1, poisons: None }));
+    let failed = writer.submit(Instant::now(), ask(&long, 3)).unwrap();
+    run(&mut writer);
+    assert!(matches!(read(failed).2, Err(Failure::Engine(_))));
+    let again = writer.submit(Instant::now(), ask(&long, 3)).unwrap();
+    run(&mut writer);
+    assert_eq!(read(again).0, alone(&long, 3));
+    assert_eq!(writer.scheduler().figures().blocks.used, 0);
+
     // Of whom no token can be chosen fails alone.
     let poison = [50, 51];
     let mut writer = writer_on(Box::new(Failing { fake: fake(), steps: 0, fails_at: 0, poisons: Some(51) }));

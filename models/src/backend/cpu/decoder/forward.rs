@@ -2,9 +2,9 @@
 //! cache, a row of logits comes out for each run that asks. All threads of the pool that the caller installed take part: with few
 //! tokens they share every product, else each has tokens of its own. A sequence's logits are the same to the last bit in any company.
 
-use super::super::product::{Call, Product, SHARED_TOKENS, alone, shared};
+use super::super::product::{Call, Product, SHARED_TOKENS, TOKENS_PER_TASK, alone, shared};
 use super::super::scratch::mine;
-use super::super::weights::{NormWeights, values, words};
+use super::super::weights::{NormWeights, PackedDense, values, words};
 use super::weights::{LayerWeights, Weights};
 use crate::arch::decoder::Decoder;
 use crate::load::safetensors::Checkpoint;
@@ -18,9 +18,6 @@ use kernels::{glu, rotary};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Mutex;
-
-/// Tokens of a task at most, where every thread has tokens of its own: see the encoders'.
-const TOKENS_PER_TASK: usize = 128;
 
 /// Some tokens of one sequence.
 #[derive(Debug, Clone, Copy)]
@@ -292,7 +289,7 @@ impl Forward<'_> {
 
 /// `x += norm(y Wᵀ)`; `sums` is as long as `x`.
 fn add(
-    layer: &super::super::weights::PackedDense,
+    layer: &PackedDense,
     y: &[f32],
     norm: Option<&NormWeights>,
     x: &mut [f32],
