@@ -68,7 +68,7 @@ impl Host for Worker {
             }),
             _ => Ok(Outcome {
                 output: TaskOutput::Rerank { results: vec![Score { index: 0, score: 0.5 }; documents.len()] },
-                usage: Usage { input_tokens: 3 },
+                usage: Usage { input_tokens: 3, ..Usage::default() },
                 timings: Timings::default(),
                 model: offered.model,
                 model_digest: "d".into(),

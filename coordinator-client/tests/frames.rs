@@ -3,8 +3,9 @@
 use coordinator_client::api::Code;
 use coordinator_client::wire::node::SessionToken;
 use coordinator_client::wire::task::*;
+use coordinator_client::wire::text::*;
 use coordinator_client::wire::*;
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -66,7 +67,97 @@ fn input() -> impl Strategy<Value = TaskInput> {
         ),
         (vec(tensor(), 0..3), vec(text(), 0..3))
             .prop_map(|(inputs, outputs)| TaskInput::Infer(InferInput { inputs, outputs })),
+        (words(), write_options())
+            .prop_map(|(prompt, options)| TaskInput::Generate(GenerateInput { prompt, options })),
+        (json(), option::of(json()), option::of(tool_choice()), write_options()).prop_map(
+            |(messages, tools, tool_choice, options)| TaskInput::Chat(ChatInput {
+                messages,
+                tools,
+                tool_choice,
+                options
+            })
+        ),
     ]
+}
+
+/// JSON whose keys are in no order, with a number that no float holds.
+fn json() -> impl Strategy<Value = JsonText> {
+    (text(), any::<u128>()).prop_map(|(words, number)| {
+        let words = serde_json::to_string(&words).unwrap();
+        JsonText::new(format!(r#"[{{"z": {words}, "a": {number}}}]"#)).unwrap()
+    })
+}
+
+fn tool_choice() -> impl Strategy<Value = ToolChoice> {
+    let others = vec![ToolChoice::None, ToolChoice::Auto, ToolChoice::Required];
+    prop_oneof![proptest::sample::select(others), text().prop_map(ToolChoice::Function)]
+}
+
+fn write_options() -> impl Strategy<Value = WriteOptions> {
+    let number = || option::of(finite());
+    let format = prop_oneof![
+        Just(Format::JsonObject),
+        json().prop_map(Format::JsonSchema),
+        text().prop_map(Format::Regex),
+        text().prop_map(Format::Grammar),
+    ];
+    let choice = (number(), option::of(any::<u32>()), number(), number(), number());
+    let penalties = (number(), number(), number(), btree_map(any::<u32>(), finite(), 0..3));
+    let ends = (option::of(any::<u32>()), vec(text(), 0..3), any::<bool>(), option::of(format));
+    let rest = (option::of(any::<u32>()), option::of(any::<u64>()), vec(any::<u32>(), 0..5));
+    (choice, penalties, ends, rest).prop_map(|(choice, penalties, ends, rest)| {
+        let (temperature, top_k, top_p, min_p, typical_p) = choice;
+        let (repetition_penalty, presence_penalty, frequency_penalty, logit_bias) = penalties;
+        let (max_tokens, stop, ignore_eos, format) = ends;
+        let (logprobs, seed, generated) = rest;
+        WriteOptions {
+            max_tokens,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            typical_p,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            logit_bias,
+            logprobs,
+            seed,
+            stop,
+            ignore_eos,
+            format,
+            generated,
+        }
+    })
+}
+
+fn logprobs() -> impl Strategy<Value = Vec<TokenLogprob>> {
+    let one = |top: Vec<TokenLogprob>| {
+        (any::<u32>(), text(), finite())
+            .prop_map(move |(token, text, logprob)| TokenLogprob { token, text, logprob, top: top.clone() })
+    };
+    let with_top = vec(one(vec![]), 0..3).prop_flat_map(one);
+    vec(with_top, 0..3)
+}
+
+fn tool_calls() -> impl Strategy<Value = Vec<ToolCall>> {
+    vec((text(), text()).prop_map(|(name, arguments)| ToolCall { name, arguments }), 0..3)
+}
+
+fn piece() -> impl Strategy<Value = Piece> {
+    (vec(any::<u32>(), 0..5), text(), tool_calls(), logprobs())
+        .prop_map(|(tokens, text, tool_calls, logprobs)| Piece { tokens, text, tool_calls, logprobs })
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let finish = proptest::sample::select(vec![Finish::Stop, Finish::Length, Finish::ToolCalls]);
+    (piece(), finish).prop_map(|(Piece { tokens, text, tool_calls, logprobs }, finish)| Written {
+        text,
+        tokens,
+        tool_calls,
+        logprobs,
+        finish,
+    })
 }
 
 fn output() -> impl Strategy<Value = TaskOutput> {
@@ -82,6 +173,8 @@ fn output() -> impl Strategy<Value = TaskOutput> {
         vec(score, 0..5).prop_map(|results| TaskOutput::Rerank { results }),
         vec(vec(label, 0..3), 0..3).prop_map(|results| TaskOutput::Classify { results }),
         vec(tensor(), 0..3).prop_map(|outputs| TaskOutput::Infer { outputs }),
+        written().prop_map(TaskOutput::Generate),
+        written().prop_map(TaskOutput::Chat),
     ]
 }
 
@@ -177,7 +270,7 @@ fn result() -> impl Strategy<Value = Frame> {
             Frame::Result(Box::new(TaskResult {
                 attempt,
                 output,
-                usage: Usage { input_tokens },
+                usage: Usage { input_tokens, cached_tokens: input_tokens / 2, output_tokens: !input_tokens },
                 timings: Timings { queue_us, prepare_us, device_us, finish_us, total_us },
                 model,
                 model_digest,
@@ -228,8 +321,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         offer(),
         attempt().prop_map(|attempt| Frame::Accept(Accept { attempt })),
         decline(),
-        (attempt(), any::<u64>(), option::of(finite()), option::of(text())).prop_map(
-            |(attempt, sequence, fraction, text)| Frame::Progress(Progress { attempt, sequence, fraction, text })
+        (attempt(), any::<u64>(), option::of(finite()), option::of(piece())).prop_map(
+            |(attempt, sequence, fraction, piece)| Frame::Progress(Progress { attempt, sequence, fraction, piece })
         ),
         result(),
         failed(),

@@ -39,6 +39,9 @@ pub fn request_of(input: TaskInput) -> Result<Request, Problem> {
         TaskInput::Infer(wire::InferInput { inputs, outputs }) => {
             Request::Infer { inputs: tensors_of(inputs)?, outputs }
         }
+        TaskInput::Generate(_) | TaskInput::Chat(_) => {
+            return Err(Problem::new(Code::WrongTask, "no model here writes text; choose another worker"));
+        }
     })
 }
 

@@ -127,7 +127,7 @@ fn label_rows(input: &TaskInput) -> Vec<String> {
             };
             inputs.iter().map(name).collect()
         }
-        TaskInput::Embed(_) | TaskInput::Infer(_) => vec![],
+        TaskInput::Embed(_) | TaskInput::Infer(_) | TaskInput::Generate(_) | TaskInput::Chat(_) => vec![],
     }
 }
 
@@ -156,5 +156,6 @@ fn text(output: &TaskOutput, names: &[String]) -> String {
             let line = |tensor: &Tensor| serde_json::to_string(tensor).unwrap_or_else(|error| error.to_string());
             outputs.iter().map(line).collect::<Vec<_>>().join("\n")
         }
+        TaskOutput::Generate(written) | TaskOutput::Chat(written) => written.text.clone(),
     }
 }

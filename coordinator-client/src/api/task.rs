@@ -1,7 +1,7 @@
 //! Tasks over HTTP: what is submitted, how a task stands and why it waits, and its result. Shapes only, no server.
 
 use super::Code;
-use crate::wire::{NodeId, TaskId, TaskInput, TaskKind, TaskOutput, Usage, task};
+use crate::wire::{NodeId, TaskId, TaskInput, TaskKind, TaskOutput, Usage, task, text};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -68,6 +68,8 @@ enum AnyInput {
     Rerank(task::RerankInput),
     Classify(task::ClassifyInput),
     Infer(task::InferInput),
+    Generate(text::GenerateInput),
+    Chat(text::ChatInput),
 }
 
 impl TryFrom<RawSubmit> for SubmitTask {
@@ -112,6 +114,8 @@ pub fn input_from_json(kind: TaskKind, json: &str) -> Result<TaskInput, serde_js
         TaskKind::Rerank => TaskInput::Rerank(serde_json::from_str::<task::RerankInput>(json)?),
         TaskKind::Classify => TaskInput::Classify(serde_json::from_str::<task::ClassifyInput>(json)?),
         TaskKind::Infer => TaskInput::Infer(serde_json::from_str::<task::InferInput>(json)?),
+        TaskKind::Generate => TaskInput::Generate(serde_json::from_str::<text::GenerateInput>(json)?),
+        TaskKind::Chat => TaskInput::Chat(serde_json::from_str::<text::ChatInput>(json)?),
     })
 }
 

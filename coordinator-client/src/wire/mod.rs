@@ -10,6 +10,7 @@ pub mod report;
 pub mod state;
 pub mod task;
 pub mod tensor;
+pub mod text;
 pub mod work;
 
 pub use control::{Ack, AckOutcome, Bye, ByeReason, Cancel, Drain, ModelRef, Ping, Settings};
@@ -19,6 +20,7 @@ pub use report::{Failed, FailureClass, Progress, TaskResult, Timings};
 pub use state::{Capabilities, Heartbeat, Hello, ModelHeld, Welcome};
 pub use task::{TaskInput, TaskKind, TaskOutput, Usage};
 pub use tensor::{Matrix, Tensor};
+pub use text::{Piece, Written};
 pub use work::{Accept, Attempt, BlobRef, Decline, DeclineReason, Offer, Packed, Payload};
 
 /// WebSocket sub-protocol of the link.

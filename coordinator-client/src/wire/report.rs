@@ -3,6 +3,7 @@
 use super::digest::Transcript;
 use super::id::NodeId;
 use super::task::{TaskOutput, Usage};
+use super::text::Piece;
 use super::work::{Attempt, Payload};
 use crate::api::Code;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -17,9 +18,9 @@ pub struct Progress {
     /// 0 to 1, when that is known.
     #[serde(default)]
     pub fraction: Option<f32>,
-    /// The next piece of a streamed result.
+    /// The next piece of a text.
     #[serde(default)]
-    pub text: Option<String>,
+    pub piece: Option<Piece>,
 }
 
 /// A finished task. Held by the worker until acknowledged.
@@ -56,7 +57,7 @@ impl TaskResult {
     /// What the node signs, so that a third party can check later who computed what from what: a [`Transcript`] of
     /// domain `neurogrid-result-v1` and the parts node id, task id (16 bytes), epoch (u64 little-endian), model, model
     /// digest, execution class, batch size (u32 little-endian), input digest, output digest (both as hex text), input
-    /// tokens (u64 little-endian).
+    /// tokens and output tokens (u64 little-endian).
     pub fn signed_bytes(&self, node: &NodeId) -> Vec<u8> {
         Transcript::new("neurogrid-result-v1")
             .part(node.0.as_bytes())
@@ -69,6 +70,7 @@ impl TaskResult {
             .part(self.input_sha256.as_bytes())
             .part(self.output_sha256.as_bytes())
             .part(&self.usage.input_tokens.to_le_bytes())
+            .part(&self.usage.output_tokens.to_le_bytes())
             .into_bytes()
     }
 }

@@ -2,6 +2,7 @@
 //! tensors are arrays of numbers in JSON and raw bytes on the link.
 
 use super::tensor::{Matrix, Tensor};
+use super::text::{ChatInput, GenerateInput, Written};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -17,11 +18,22 @@ pub enum TaskKind {
     Classify,
     /// Named tensors to named tensors.
     Infer,
+    /// A prompt to the text behind it.
+    Generate,
+    /// A conversation to its next message.
+    Chat,
 }
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: &[TaskKind] = &[TaskKind::Embed, TaskKind::Rerank, TaskKind::Classify, TaskKind::Infer];
+    pub const ALL: &[TaskKind] = &[
+        TaskKind::Embed,
+        TaskKind::Rerank,
+        TaskKind::Classify,
+        TaskKind::Infer,
+        TaskKind::Generate,
+        TaskKind::Chat,
+    ];
 
     /// Its name on the wire.
     pub fn name(self) -> &'static str {
@@ -30,6 +42,8 @@ impl TaskKind {
             TaskKind::Rerank => "rerank",
             TaskKind::Classify => "classify",
             TaskKind::Infer => "infer",
+            TaskKind::Generate => "generate",
+            TaskKind::Chat => "chat",
         }
     }
 
@@ -51,6 +65,10 @@ pub enum TaskInput {
     Classify(ClassifyInput),
     /// Named tensors to named tensors.
     Infer(InferInput),
+    /// A prompt to the text behind it.
+    Generate(GenerateInput),
+    /// A conversation to its next message.
+    Chat(ChatInput),
 }
 
 impl TaskInput {
@@ -61,6 +79,8 @@ impl TaskInput {
             TaskInput::Rerank(_) => TaskKind::Rerank,
             TaskInput::Classify(_) => TaskKind::Classify,
             TaskInput::Infer(_) => TaskKind::Infer,
+            TaskInput::Generate(_) => TaskKind::Generate,
+            TaskInput::Chat(_) => TaskKind::Chat,
         }
     }
 }
@@ -169,6 +189,10 @@ pub enum TaskOutput {
         /// The model's outputs.
         outputs: Vec<Tensor>,
     },
+    /// The text behind the prompt.
+    Generate(Written),
+    /// The message.
+    Chat(Written),
 }
 
 /// A document's score.
@@ -194,4 +218,10 @@ pub struct Label {
 pub struct Usage {
     /// Tokens read, special tokens included; 0 for tensors.
     pub input_tokens: u64,
+    /// Of these, tokens that were not computed because the KV cache had them.
+    #[serde(default)]
+    pub cached_tokens: u64,
+    /// Tokens of the text that was written, those that another node wrote included; 0 where none is.
+    #[serde(default)]
+    pub output_tokens: u64,
 }

@@ -338,9 +338,13 @@ impl State {
     }
 }
 
-/// Whether a model for one task serves a kind of task: its own, or plain tensors.
+/// Whether a model for one task serves a kind of task: its own, plain tensors where it takes some, conversations where it writes text.
 pub(crate) fn serves(model: TaskKind, kind: TaskKind) -> bool {
-    model == kind || kind == TaskKind::Infer
+    match kind {
+        TaskKind::Infer => model != TaskKind::Generate,
+        TaskKind::Chat => model == TaskKind::Generate,
+        kind => model == kind,
+    }
 }
 
 fn by_id(models: Vec<ModelHeld>) -> BTreeMap<String, ModelHeld> {

@@ -228,6 +228,8 @@ fn check_kind(offered: &Offered, output: &TaskOutput) -> Result<(), Refusal> {
         TaskOutput::Rerank { .. } => TaskKind::Rerank,
         TaskOutput::Classify { .. } => TaskKind::Classify,
         TaskOutput::Infer { .. } => TaskKind::Infer,
+        TaskOutput::Generate(_) => TaskKind::Generate,
+        TaskOutput::Chat(_) => TaskKind::Chat,
     };
     if got == offered.kind { Ok(()) } else { Err(Refusal::Kind { got: got.name(), want: offered.kind.name() }) }
 }

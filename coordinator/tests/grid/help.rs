@@ -277,7 +277,7 @@ impl Node {
         let mut result = TaskResult {
             attempt: offer.attempt,
             model: offer.model.clone(),
-            usage: Usage { input_tokens: 3 },
+            usage: Usage { input_tokens: 3, ..Usage::default() },
             timings: Timings::default(),
             model_digest: String::new(),
             execution_class: "script".into(),

@@ -29,7 +29,7 @@ async fn embeddings(
     let done = app.handle.execute(NewTask::new(model, request_of(input)?)).await?;
     let bytes = super::tasks::reply_bytes(&done.reply);
     answer(&app, bytes, move || {
-        let usage = Usage { input_tokens: done.input_tokens };
+        let usage = Usage { input_tokens: done.input_tokens, ..Usage::default() };
         Ok(EmbeddingsResponse::new(done.model, output_of(done.reply), usage, format)?)
     })
     .await

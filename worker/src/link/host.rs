@@ -82,7 +82,7 @@ impl client::Host for Host {
         let free = status.devices.iter().filter(|device| !device.is_failing);
         let free = free.map(|device| device.memory_bytes.saturating_sub(device.reserved_bytes));
         let capabilities = Capabilities {
-            kinds: TaskKind::ALL.to_vec(),
+            kinds: vec![TaskKind::Embed, TaskKind::Rerank, TaskKind::Classify, TaskKind::Infer],
             models: self.worker.models().iter().map(held).collect(),
             can_fetch: true,
             memory_bytes_free: free.max().unwrap_or(0),
@@ -111,7 +111,7 @@ impl client::Host for Host {
         let Done { reply, input_tokens, timings, model, model_digest, execution_class } = done;
         Ok(Outcome {
             output: convert::output_of(reply),
-            usage: wire::Usage { input_tokens },
+            usage: wire::Usage { input_tokens, ..wire::Usage::default() },
             timings: timings_of(timings),
             model,
             model_digest,

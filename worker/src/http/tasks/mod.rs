@@ -123,7 +123,7 @@ fn result_of(id: TaskId, done: Done) -> Result<TaskResult, crate::Error> {
         "device_us": us(done.timings.device),
         "finish_us": us(done.timings.finish),
     });
-    let usage = Usage { input_tokens: done.input_tokens };
+    let usage = Usage { input_tokens: done.input_tokens, ..Usage::default() };
     Ok(TaskResult { id, model: done.model, output: output_of(done.reply), usage, facts: Some(facts) })
 }
 
