@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
 
 use coordinator_client::api::Code;
-use coordinator_client::client::{Access, AccessError, Failure, Handle, Host, Offered, Options, Outcome, Service};
+use coordinator_client::client::{
+    Access, AccessError, Failure, Handle, Host, Offered, Options, Outcome, Pieces, Service,
+};
 use coordinator_client::fake::{Coordinator, Link};
 use coordinator_client::identity::{self, Identity};
 use coordinator_client::session::Facts;
@@ -22,6 +24,8 @@ struct Worker {
     started: AtomicUsize,
     dropped: Arc<AtomicUsize>,
     loaded: std::sync::Mutex<Vec<String>>,
+    /// Where the pieces of the task that was started last go; the tests write them.
+    pieces: std::sync::Mutex<Option<Pieces>>,
 }
 
 struct CountDrop(Arc<AtomicUsize>, bool);
@@ -52,7 +56,8 @@ impl Host for Worker {
         serde_json::json!({"cores": 2})
     }
 
-    async fn execute(&self, offered: Offered, _: &Access) -> Result<Outcome, Failure> {
+    async fn execute(&self, offered: Offered, _: &Access, pieces: &Pieces) -> Result<Outcome, Failure> {
+        *self.pieces.lock().unwrap() = Some(pieces.clone());
         self.started.fetch_add(1, Ordering::SeqCst);
         let mut dropped = CountDrop(Arc::clone(&self.dropped), false);
         self.may_finish.acquire().await.unwrap().forget();
@@ -124,6 +129,7 @@ impl Setup {
             started: AtomicUsize::new(0),
             dropped: Arc::default(),
             loaded: Default::default(),
+            pieces: Default::default(),
         });
         let mut options = Options::new(vec![self.coordinator.url()], self.folder.path());
         options.reconnect_min = Duration::from_millis(5);
@@ -194,6 +200,19 @@ async fn failed(link: &mut Link, epoch: u64) -> (FailureClass, Code, bool) {
         }
         other => panic!("{other:?}"),
     }
+}
+
+async fn progress(link: &mut Link, epoch: u64) -> (u64, Piece) {
+    match link.recv_work().await {
+        Some(Frame::Progress(progress)) if progress.attempt == attempt(epoch) => {
+            (progress.sequence, progress.piece.unwrap())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn piece(token: u32, text: &str) -> Piece {
+    Piece { tokens: vec![token], text: text.into(), ..Piece::default() }
 }
 
 fn spooled(setup: &Setup) -> usize {
@@ -282,6 +301,72 @@ async fn a_task_outlives_its_connection() {
     process.handle.until(|status| status.unacknowledged == 0).await;
     assert_eq!(process.worker.started.load(Ordering::SeqCst), 1);
     process.stop().await;
+}
+
+#[tokio::test]
+async fn pieces_go_out_in_order_and_a_new_connection_is_told_all_of_them() {
+    let mut setup = Setup::new().await;
+    let process = setup.start();
+    let mut link = setup.link().await;
+    link.send(offer(1, "q", 1)).await;
+    accepted(&mut link, 1).await;
+    process.handle.until(|status| status.running == 1).await;
+    while process.worker.started.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let pieces = process.worker.pieces.lock().unwrap().clone().unwrap();
+    pieces.push(piece(1, "a"));
+    assert_eq!(progress(&mut link, 1).await, (0, piece(1, "a")));
+    pieces.push(piece(2, "b"));
+    assert_eq!(progress(&mut link, 1).await, (1, piece(2, "b")));
+    link.cut();
+    let mut link = setup.coordinator.accept().await;
+    pieces.push(piece(3, "c"));
+    link.welcome(Settings::default(), &[]).await;
+    assert_eq!(progress(&mut link, 1).await, (0, Piece { tokens: vec![1, 2, 3], ..piece(0, "abc") }));
+    process.worker.may_finish.add_permits(1);
+    result(&mut link, 1).await;
+    pieces.push(piece(4, "d"));
+    link.send(ack(1)).await;
+    process.handle.until(|status| status.unacknowledged == 0).await;
+    process.stop().await;
+    assert_eq!(
+        link.recv_work().await,
+        Some(bye(ByeReason::Shutdown, "the worker stops")),
+        "behind a result comes nothing"
+    );
+}
+
+#[tokio::test]
+async fn pieces_wait_for_a_slow_link_and_are_merged() {
+    const PIECES: u32 = 1_000;
+    let mut setup = Setup::new().await;
+    let process = setup.start();
+    let mut link = setup.link().await;
+    link.send(offer(1, "q", 1)).await;
+    accepted(&mut link, 1).await;
+    while process.worker.started.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let pieces = process.worker.pieces.lock().unwrap().clone().unwrap();
+    let words = "x".repeat(32 << 10);
+    for token in 0..PIECES {
+        pieces.push(piece(token, &words));
+        tokio::task::yield_now().await;
+    }
+    process.handle.until(|status| status.is_live).await;
+    let (mut tokens, mut bytes, mut frames) = (vec![], 0, 0);
+    while tokens.len() < PIECES as usize {
+        let (sequence, piece) = progress(&mut link, 1).await;
+        assert_eq!(sequence, frames);
+        frames += 1;
+        tokens.extend(piece.tokens);
+        bytes += piece.text.len();
+    }
+    assert!(tokens.into_iter().eq(0..PIECES), "none is missing, none comes twice");
+    assert_eq!(bytes, PIECES as usize * words.len());
+    assert!(frames < u64::from(PIECES), "what waited was merged");
+    process.kill().await;
 }
 
 #[tokio::test]

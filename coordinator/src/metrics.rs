@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     pub(crate) stale: Counter,
     pub(crate) failed: Counter,
     pub(crate) refused_results: Counter,
+    pub(crate) refused_pieces: Counter,
+    pub(crate) continued: Counter,
     pub(crate) lost: Counter,
     pub(crate) expired: Counter,
     pub(crate) cancelled: Counter,
@@ -28,7 +30,9 @@ pub(crate) struct Metrics {
     pub(crate) frames_malformed: Counter,
     pub(crate) links: Gauge,
     pub(crate) watched: Gauge,
+    pub(crate) texts: Gauge,
     pub(crate) interactive_seconds: Histogram,
+    pub(crate) first_piece_seconds: Histogram,
     queued: Gauge,
     leased: Gauge,
 }
@@ -58,6 +62,8 @@ impl Metrics {
             stale: counter!("neurogrid_results_stale_total"),
             failed: counter!("neurogrid_attempts_failed_total"),
             refused_results: counter!("neurogrid_results_refused_total"),
+            refused_pieces: counter!("neurogrid_pieces_refused_total"),
+            continued: counter!("neurogrid_texts_continued_total"),
             lost: counter!("neurogrid_attempts_lost_total"),
             expired: counter!("neurogrid_tasks_expired_total"),
             cancelled: counter!("neurogrid_tasks_cancelled_total"),
@@ -66,19 +72,22 @@ impl Metrics {
             links: gauge!("neurogrid_nodes_connected"),
             watched: gauge!("neurogrid_tasks_watched"),
             interactive_seconds: histogram!("neurogrid_interactive_seconds"),
+            texts: gauge!("neurogrid_texts_open"),
+            first_piece_seconds: histogram!("neurogrid_first_piece_seconds"),
             queued: gauge!("neurogrid_tasks_queued"),
             leased: gauge!("neurogrid_tasks_leased"),
         })
     }
 
     /// Prometheus' text form, with the store's present numbers.
-    pub(crate) fn render(&self, queued: u64, leased: u64, links: usize, watched: usize) -> String {
+    pub(crate) fn render(&self, queued: u64, leased: u64, links: usize, watched: usize, texts: usize) -> String {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         {
             self.queued.set(queued as f64);
             self.leased.set(leased as f64);
             self.links.set(links as f64);
             self.watched.set(watched as f64);
+            self.texts.set(texts as f64);
         }
         self.handle.run_upkeep();
         self.handle.render()

@@ -42,9 +42,14 @@ pub struct Http {
     /// A caller must have sent its request in this time. 60 s: 32 MiB at 5 Mbit/s.
     #[serde(with = "humantime_serde")]
     pub body_time_max: Duration,
-    /// Longest `Prefer: wait`, and how long `/v1` routes wait for a result. 5 minutes: proxies seldom hold longer.
+    /// Longest `Prefer: wait`, and how long `/v1` routes wait for a result, or for the next piece of a streamed one.
+    /// 5 minutes: proxies seldom hold longer.
     #[serde(with = "humantime_serde")]
     pub wait_max: Duration,
+    /// Longest streamed text. An hour: a slow node writes several thousand tokens in it, and a text that nobody can be
+    /// waiting for any more ends.
+    #[serde(with = "humantime_serde")]
+    pub stream_max: Duration,
     /// How long a shutdown waits for requests under way.
     #[serde(with = "humantime_serde")]
     pub drain_max: Duration,
@@ -60,6 +65,7 @@ impl Default for Http {
             body_bytes_max: 32 << 20,
             body_time_max: Duration::from_secs(60),
             wait_max: Duration::from_secs(300),
+            stream_max: Duration::from_secs(3_600),
             drain_max: Duration::from_secs(10),
         }
     }

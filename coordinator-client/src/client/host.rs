@@ -1,6 +1,7 @@
-//! What a link asks of the worker behind it. Offers go in, outcomes or failures come out. Types and one trait.
+//! What a link asks of the worker behind it. Offers go in, pieces of texts, outcomes or failures come out. Types and one trait.
 
 use super::access::Access;
+use super::pieces::Pieces;
 use crate::api::Code;
 use crate::session::Facts;
 use crate::wire::{Attempt, FailureClass, TaskInput, TaskOutput, Timings, Usage};
@@ -65,11 +66,12 @@ pub trait Host: Send + Sync + 'static {
     /// Hardware, as `GET /api/hardware/profile` gives it. Asked once.
     fn profile(&self) -> serde_json::Value;
 
-    /// Runs a task. `access` fetches a model that is not here. Dropping the future cancels the task.
+    /// Runs a task. `access` fetches a model that is not here; `pieces` takes those of a text while it is being written.
+    /// Dropping the future cancels the task.
     ///
     /// # Errors
     /// When it is not done, with who is at fault.
-    async fn execute(&self, offered: Offered, access: &Access) -> Result<Outcome, Failure>;
+    async fn execute(&self, offered: Offered, access: &Access, pieces: &Pieces) -> Result<Outcome, Failure>;
 
     /// Has a model ready, fetched first if need be.
     ///

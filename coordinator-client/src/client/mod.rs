@@ -3,11 +3,13 @@
 
 mod access;
 mod host;
+mod pieces;
 mod run;
 mod socket;
 
 pub use access::{Access, Error as AccessError};
 pub use host::{Failure, Host, Offered, Outcome};
+pub use pieces::Pieces;
 
 use crate::identity::{self, Identity};
 use crate::session::{Introduction, Session};

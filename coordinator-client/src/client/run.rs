@@ -3,6 +3,7 @@
 
 use super::access::{Access, Error as AccessError};
 use super::host::{Failure, Host, Offered, Outcome};
+use super::pieces::{Pieces, Queue};
 use super::socket::{Incoming, Socket};
 use super::{Command, Options, Service, Status};
 use crate::api::Code;
@@ -50,15 +51,15 @@ enum Happened {
 }
 
 impl Link {
-    /// The next thing that happens to it. Loses nothing when dropped.
-    async fn next(&mut self) -> Happened {
+    /// The next thing that happens to it; that a piece may be sent only where they are given. Loses nothing when dropped.
+    async fn next(&mut self, pieces: Option<&Queue>) -> Happened {
         match self {
             Link::Waiting(until) => {
                 tokio::time::sleep_until(*until).await;
                 Happened::Dial
             }
             Link::Dialling(dialling) => Happened::Dialled(dialling.await),
-            Link::Open(socket) => Happened::Came(socket.next().await),
+            Link::Open(socket) => Happened::Came(socket.next(pieces).await),
         }
     }
 }
@@ -73,6 +74,7 @@ impl Service {
             started: Instant::now(),
             tasks: JoinSet::new(),
             stops: HashMap::new(),
+            pieces: Arc::default(),
             chores: JoinSet::new(),
             failures: 0,
             options,
@@ -93,6 +95,7 @@ impl Service {
                 break;
             }
             let tick_at = driver.next_tick(ticked_at);
+            let pieces = driver.session.is_live().then_some(&*driver.pieces);
             // Ticks come before work: a busy link must not miss a heartbeat.
             tokio::select! {
                 biased;
@@ -116,7 +119,7 @@ impl Service {
                     }
                 }
                 Some(_) = driver.chores.join_next(), if !driver.chores.is_empty() => {}
-                happened = driver.link.next() => driver.on_link(happened).await,
+                happened = driver.link.next(pieces) => driver.on_link(happened).await,
             }
         }
         driver.close(Some(Bye { reason: ByeReason::Shutdown, detail: "the worker stops".into() })).await;
@@ -135,6 +138,7 @@ struct Driver {
     started: Instant,
     tasks: JoinSet<End>,
     stops: HashMap<Attempt, CancellationToken>,
+    pieces: Arc<Queue>,
     chores: JoinSet<()>,
     /// Connections that failed since the last one that came up.
     failures: u32,
@@ -242,9 +246,10 @@ impl Driver {
         self.stops.insert(offer.attempt, stop.clone());
         let (host, access, spool) = (Arc::clone(&self.host), self.access.clone(), Arc::clone(&self.spool));
         let inline_bytes_max = self.options.inline_bytes_max;
+        let pieces = self.pieces.begin(offer.attempt);
         self.tasks.spawn(async move {
             let attempt = offer.attempt;
-            let work = AssertUnwindSafe(perform(offer, &*host, &access, inline_bytes_max)).catch_unwind();
+            let work = AssertUnwindSafe(perform(offer, &*host, &access, &pieces, inline_bytes_max)).catch_unwind();
             let result = tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(failure(FailureClass::Cancelled, Code::Cancelled, "cancelled")),
@@ -265,11 +270,13 @@ impl Driver {
         match end {
             End::Finished(result) => {
                 self.stops.remove(&result.attempt);
+                self.pieces.end(result.attempt);
                 self.count(|status| status.finished += 1);
                 self.tell(Event::Finished(result)).await;
             }
             End::Failed(failed) => {
                 self.stops.remove(&failed.attempt);
+                self.pieces.end(failed.attempt);
                 self.count(|status| status.failed += 1);
                 self.tell(Event::Failed(failed)).await;
             }
@@ -310,10 +317,16 @@ impl Driver {
                 self.tell(Event::Frame(frame)).await;
                 if self.session.is_live() && !was_live {
                     self.failures = 0;
+                    self.pieces.restart();
                     self.count(|status| {
                         status.connections += 1;
                         status.last_error = None;
                     });
+                }
+            }
+            Happened::Came(Incoming::Piece) => {
+                if let Some(progress) = self.pieces.take() {
+                    self.tell(Event::Progress(progress)).await;
                 }
             }
             Happened::Came(Incoming::Unknown) => self.count(|status| status.unknown_frames += 1),
@@ -365,6 +378,7 @@ async fn perform(
     offer: Offer,
     host: &dyn Host,
     access: &Access,
+    pieces: &Pieces,
     inline_bytes_max: usize,
 ) -> Result<TaskResult, Failure> {
     let Offer { attempt, model, input, deadline_in_ms, priority, trace_parent } = offer;
@@ -378,7 +392,7 @@ async fn perform(
     };
     let offered = Offered { attempt, model, input, deadline, priority, trace_parent };
     let Outcome { output, usage, timings, model, model_digest, execution_class, batch_size } =
-        host.execute(offered, access).await?;
+        host.execute(offered, access, pieces).await?;
     let Packed { payload: output, sha256: output_sha256, blob } =
         Payload::<TaskOutput>::pack_above(output, inline_bytes_max);
     if let Some(bytes) = blob {

@@ -2,6 +2,7 @@
 //! the connection.
 
 use super::access::{Access, Error, causes, refused};
+use super::pieces::Queue;
 use crate::wire::node::paths;
 use crate::wire::{Frame, MESSAGE_BYTES_MAX, SUBPROTOCOL};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -17,6 +18,9 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 /// given up rather than waited for.
 const OUTGOING_MAX: usize = 1_024;
 
+/// Pieces of texts that wait to be written, behind all other frames. Few: what waits before them is merged.
+const PIECES_MAX: usize = 16;
+
 type Stream = WebSocketStream<reqwest::Upgraded>;
 
 /// An open connection.
@@ -24,6 +28,7 @@ type Stream = WebSocketStream<reqwest::Upgraded>;
 pub(super) struct Socket {
     incoming: SplitStream<Stream>,
     outgoing: mpsc::Sender<Vec<u8>>,
+    pieces: mpsc::Sender<Vec<u8>>,
     writer: JoinHandle<()>,
 }
 
@@ -38,6 +43,8 @@ pub(super) enum Incoming {
     Malformed(String),
     /// Nothing more will come.
     End(String),
+    /// Nothing came, but a piece of a text is there and may be sent.
+    Piece,
 }
 
 impl Socket {
@@ -78,13 +85,27 @@ impl Socket {
         let stream = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
         let (sink, incoming) = stream.split();
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
-        Ok(Self { incoming, outgoing, writer: tokio::spawn(write(sink, queue)) })
+        let (pieces, pieces_queue) = mpsc::channel(PIECES_MAX);
+        Ok(Self { incoming, outgoing, pieces, writer: tokio::spawn(write(sink, queue, pieces_queue)) })
     }
 
-    /// The next thing that comes. Loses nothing when dropped.
-    pub(super) async fn next(&mut self) -> Incoming {
+    /// The next thing that comes, or that there is a piece which may be sent. Loses nothing when dropped.
+    pub(super) async fn next(&mut self, pieces: Option<&Queue>) -> Incoming {
+        let Self { incoming, pieces: room, .. } = self;
+        let piece = async {
+            let (Some(pieces), Ok(_)) = (pieces, room.reserve().await) else { return std::future::pending().await };
+            pieces.ready().await;
+        };
+        tokio::select! {
+            biased;
+            came = Self::come(incoming) => came,
+            () = piece => Incoming::Piece,
+        }
+    }
+
+    async fn come(incoming: &mut SplitStream<Stream>) -> Incoming {
         loop {
-            match self.incoming.next().await {
+            match incoming.next().await {
                 Some(Ok(Message::Binary(bytes))) => {
                     return match Frame::decode(&bytes) {
                         Ok(Some(frame)) => Incoming::Frame(frame),
@@ -103,7 +124,10 @@ impl Socket {
     /// Queues a frame. False when the link takes nothing more.
     pub(super) fn send(&self, frame: &Frame) -> bool {
         match frame.encode() {
-            Ok(bytes) => self.outgoing.try_send(bytes).is_ok(),
+            Ok(bytes) => match frame {
+                Frame::Progress(_) => self.pieces.try_send(bytes).is_ok(),
+                _ => self.outgoing.try_send(bytes).is_ok(),
+            },
             Err(e) => {
                 tracing::error!(error = %e, "a frame cannot be sent");
                 false
@@ -113,8 +137,8 @@ impl Socket {
 
     /// Writes what is queued, for a short while, and closes.
     pub(super) async fn close(self) {
-        let Self { incoming, outgoing, mut writer } = self;
-        drop(outgoing);
+        let Self { incoming, outgoing, pieces, mut writer } = self;
+        drop((outgoing, pieces));
         if tokio::time::timeout(Duration::from_secs(1), &mut writer).await.is_err() {
             writer.abort();
         }
@@ -122,13 +146,23 @@ impl Socket {
     }
 }
 
-async fn write(mut sink: SplitSink<Stream, Message>, mut queue: mpsc::Receiver<Vec<u8>>) {
-    while let Some(bytes) = queue.recv().await {
+async fn write(
+    mut sink: SplitSink<Stream, Message>,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    mut pieces: mpsc::Receiver<Vec<u8>>,
+) {
+    loop {
+        let bytes = tokio::select! {
+            biased;
+            Some(bytes) = queue.recv() => bytes,
+            Some(bytes) = pieces.recv() => bytes,
+            else => break,
+        };
         if sink.feed(Message::Binary(bytes.into())).await.is_err() {
             return;
         }
         // Several frames that wait together leave together.
-        if queue.is_empty() && sink.flush().await.is_err() {
+        if queue.is_empty() && pieces.is_empty() && sink.flush().await.is_err() {
             return;
         }
     }

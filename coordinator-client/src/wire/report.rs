@@ -13,7 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct Progress {
     /// Of which attempt.
     pub attempt: Attempt,
-    /// Counts from 0; a gap says that something was lost.
+    /// Counts from 0; a gap says that something was lost. A new connection begins again at 0, with all that the attempt
+    /// has told.
     pub sequence: u64,
     /// 0 to 1, when that is known.
     #[serde(default)]

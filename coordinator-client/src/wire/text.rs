@@ -151,6 +151,22 @@ pub struct Piece {
     pub logprobs: Vec<TokenLogprob>,
 }
 
+impl Piece {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        let Self { tokens, text, tool_calls, logprobs } = self;
+        tokens.is_empty() && text.is_empty() && tool_calls.is_empty() && logprobs.is_empty()
+    }
+
+    /// Both as one.
+    pub fn append(&mut self, next: Piece) {
+        self.tokens.extend(next.tokens);
+        self.text.push_str(&next.text);
+        self.tool_calls.extend(next.tool_calls);
+        self.logprobs.extend(next.logprobs);
+    }
+}
+
 /// Why a text ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -305,3 +305,30 @@ fn a_coordinator_cannot_make_a_worker_spin_or_fall_silent() {
         assert!(next > at(6).since_start && next <= at(67).since_start, "{next:?}");
     }
 }
+
+fn progressed(task: u64, epoch: u64) -> Event {
+    let piece = Some(Piece { tokens: vec![1], ..Piece::default() });
+    Event::Progress(Progress { attempt: attempt(task, epoch), sequence: 0, fraction: None, piece })
+}
+
+#[test]
+fn progress_is_told_of_attempts_that_count_and_of_no_others() {
+    let cancel = Event::Frame(Frame::Cancel(Cancel { attempt: attempt(1, 1), reason: String::new() }));
+    check(
+        2,
+        &[
+            (0, progressed(1, 1), ""),
+            (0, offered(1, 1), "accept, run"),
+            (0, progressed(1, 1), "progress"),
+            (0, progressed(1, 2), ""),
+            (1, Event::Lost, ""),
+            (1, progressed(1, 1), ""),
+            (1, Event::Connected, "hello"),
+            (1, progressed(1, 1), ""),
+            (1, Event::Frame(welcome(vec![])), ""),
+            (1, progressed(1, 1), "progress"),
+            (2, cancel, "stop"),
+            (2, progressed(1, 1), ""),
+        ],
+    );
+}

@@ -202,7 +202,7 @@ async fn status(State(grid): State<Arc<Grid>>) -> Answer<Reply<Status>> {
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "The metrics", body = String)))]
 async fn prometheus(State(grid): State<Arc<Grid>>) -> Answer<Response> {
     let counts = grid.store.counts().await?;
-    let text = grid.metrics.render(counts[0], counts[1], grid.presence.len(), grid.hub.len());
+    let text = grid.metrics.render(counts[0], counts[1], grid.presence.len(), grid.hub.len(), grid.hub.texts.len());
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
 }

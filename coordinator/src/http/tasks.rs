@@ -5,6 +5,7 @@ use super::wait::{Wanted, wanted_wait};
 use crate::grid::Grid;
 use crate::store::{self, Filter, Task};
 use crate::tasks::hub::Done;
+use crate::tasks::offer::options_of;
 use crate::tasks::view::{self, Waited, attempt, not_found};
 use crate::tasks::{Request, outcome::Facts};
 use axum::Json as Reply;
@@ -13,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use coordinator_client::api::task::{
     SubmitTask, TaskAccepted, TaskAttempt, TaskPage, TaskResult, TaskState, TaskStatus,
 };
-use coordinator_client::api::{Code, Problem};
+use coordinator_client::api::{Code, Problem, text};
 use coordinator_client::wire::TaskId;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
@@ -60,6 +61,11 @@ async fn submit(State(grid): State<Arc<Grid>>, headers: HeaderMap, Json(body): J
             _ => return Err(refuse(Code::InvalidInput, "Idempotency-Key must be visible ASCII and not empty")),
         },
     };
+    text::check(&body.task)?;
+    if options_of(&body.task).is_some_and(|options| !options.generated.is_empty()) {
+        let detail = "options.generated is for nodes that go on with a text; put what it begins with into the prompt";
+        return Err(refuse(Code::InvalidInput, detail));
+    }
     let wait = wanted_wait(&headers, grid.options.http.wait_max);
     let mut id = TaskId::new();
     let mut watch = match wait {

@@ -74,6 +74,8 @@ pub(crate) struct Offered {
     pub(crate) kind: TaskKind,
     pub(crate) model: String,
     pub(crate) input_sha256: String,
+    /// Tokens of the text at most, where it says so.
+    pub(crate) tokens_max: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -198,6 +200,11 @@ impl Link {
             held.offered.clone()
         });
         held.flatten()
+    }
+
+    /// Whether it has an attempt and has not reported it.
+    pub(crate) fn runs(&self, attempt: Attempt) -> bool {
+        self.state().held.get(&attempt).is_some_and(|held| !held.reported)
     }
 
     /// A report was settled, an offer declined, or the attempt taken away.
@@ -383,7 +390,8 @@ mod tests {
 
     fn offer(link: &Link) -> Attempt {
         let attempt = Attempt { task: TaskId::new(), epoch: 1 };
-        let offered = Offered { kind: TaskKind::Embed, model: "a@1".into(), input_sha256: String::new() };
+        let offered =
+            Offered { kind: TaskKind::Embed, model: "a@1".into(), input_sha256: String::new(), tokens_max: None };
         assert!(link.offer(attempt, offered, Frame::Drain(Default::default())));
         attempt
     }

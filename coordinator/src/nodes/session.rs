@@ -15,8 +15,8 @@ use crate::store::{self, Node, NodeState, Want};
 use crate::tasks::{from_wire, to_wire};
 use bytes::Bytes;
 use coordinator_client::wire::{
-    Ack, Attempt, Bye, ByeReason, Cancel, DeclineReason, Frame, Heartbeat, Hello, ModelHeld, PROTOCOL, Ping, Settings,
-    Welcome,
+    Ack, Attempt, Bye, ByeReason, Cancel, DeclineReason, Frame, Heartbeat, Hello, ModelHeld, PROTOCOL, Ping, Progress,
+    Settings, Welcome,
 };
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use std::sync::Arc;
@@ -356,7 +356,8 @@ impl Live {
     async fn on_frame(&self, frame: Frame) -> Next {
         match frame {
             Frame::Heartbeat(heartbeat) => self.on_heartbeat(heartbeat).await,
-            Frame::Accept(_) | Frame::Progress(_) | Frame::Pong(_) => {}
+            Frame::Accept(_) | Frame::Pong(_) => {}
+            Frame::Progress(progress) => self.on_progress(progress).await,
             Frame::Ping(ping) => self.link.send(Frame::Pong(ping)),
             Frame::Decline(decline) => {
                 let offered = self.link.reported(decline.attempt);
@@ -412,6 +413,19 @@ impl Live {
             }
         }
         Next::Go
+    }
+
+    /// A piece of a text. Of attempts that are not the link's own, and of tasks that are no texts, nothing is heard.
+    async fn on_progress(&self, Progress { attempt, sequence, fraction: _, piece }: Progress) {
+        let Some(piece) = piece.filter(|_| self.link.runs(attempt)) else { return };
+        if let Err(nonsense) = self.grid.hub.texts.hear(attempt, sequence, piece) {
+            let offered = self.link.reported(attempt);
+            self.report(attempt, move |this| async move {
+                this.grid.refuse_text(&this.link, offered, attempt, nonsense).await;
+                None
+            })
+            .await;
+        }
     }
 
     /// Settles a report beside the link's other frames, and acknowledges it.

@@ -4,13 +4,13 @@
 use super::board::Fetching;
 use super::policy::{Candidate, Fit, Plan, Waiting, plan};
 use crate::grid::Grid;
-use crate::nodes::link::{Link, Offered};
+use crate::nodes::link::Link;
 use crate::nodes::session::release;
 use crate::options::millis;
 use crate::store::{Claim, Claimed, State, Want};
 use crate::tasks::hub::News;
-use crate::tasks::{internal, payload, to_wire};
-use coordinator_client::wire::{Frame, Offer, TaskInput};
+use crate::tasks::{internal, to_wire};
+use coordinator_client::wire::{Frame, Offer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -126,10 +126,10 @@ async fn claim(grid: Arc<Grid>, link: Arc<Link>, wants: Vec<Want>, max: usize, f
 /// Offers a claimed task to its link. `false` when the link takes no more frames.
 async fn offer(grid: &Grid, link: &Link, task: Claimed) -> bool {
     let attempt = task.attempt;
-    let (input, input_sha256) = match payload::read::<TaskInput>(&task.input) {
-        Ok(read) => read,
+    let (input, offered) = match grid.to_offer(&task).await {
+        Ok(to_offer) => to_offer,
         Err(error) => {
-            tracing::error!(task = %attempt.task, %error, "a task's input is damaged");
+            tracing::error!(task = %attempt.task, %error, "a task cannot be offered");
             let failed = grid.give_back(attempt, &link.node, internal(error.to_string()), true, None).await;
             if let Err(error) = failed {
                 tracing::error!(task = %attempt.task, %error, "a damaged task waits until its lease is over");
@@ -140,7 +140,7 @@ async fn offer(grid: &Grid, link: &Link, task: Claimed) -> bool {
     let left = |deadline: i64| u64::try_from(deadline - grid.store.now_ms()).unwrap_or(0);
     let frame = Frame::Offer(Box::new(Offer {
         attempt: to_wire(attempt),
-        model: task.model.clone(),
+        model: task.model,
         input,
         deadline_in_ms: task.deadline_ms.map(left),
         priority: i32::from(task.priority),
@@ -148,7 +148,7 @@ async fn offer(grid: &Grid, link: &Link, task: Claimed) -> bool {
     }));
     grid.metrics.offered.increment(1);
     grid.hub.tell(attempt.task, News::State(State::Leased));
-    link.offer(to_wire(attempt), Offered { kind: task.kind, model: task.model, input_sha256 }, frame)
+    link.offer(to_wire(attempt), offered, frame)
 }
 
 /// Takes back leases that ran out and ends what is too late, until the coordinator stops.

@@ -1,6 +1,7 @@
 //! Who waits for which task in this process: state changes and results come in from whoever causes them, and go to those
-//! who watch. Keeps nothing about tasks that nobody watches; what is missed is in the store.
+//! who watch. Keeps nothing about tasks that nobody watches, but texts as far as they are written; what is missed is in the store.
 
+use super::texts::Texts;
 use crate::store::State;
 use coordinator_client::wire::{TaskId, TaskOutput, Usage};
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ pub(crate) struct Done {
 /// The watchers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Hub {
+    pub(crate) texts: Texts,
     watched: Arc<Mutex<HashMap<TaskId, watch::Sender<News>>>>,
     max: usize,
 }
@@ -35,7 +37,7 @@ pub(crate) struct Hub {
 impl Hub {
     /// At most `max` tasks are watched at one time.
     pub(crate) fn new(max: usize) -> Self {
-        Self { watched: Arc::default(), max }
+        Self { texts: Texts::default(), watched: Arc::default(), max }
     }
 
     /// Watches a task, or `None` when too many are watched.
@@ -56,8 +58,21 @@ impl Hub {
         self.watched.lock().expect("nobody panics while it holds the lock").contains_key(&id)
     }
 
-    /// Tells those who watch a task.
+    /// Whether anybody should be told of a task's end.
+    pub(crate) fn cares(&self, id: TaskId) -> bool {
+        self.is_watched(id) || self.texts.has(id)
+    }
+
+    /// Tells those who watch a task. Its text goes with its end.
     pub(crate) fn tell(&self, id: TaskId, news: News) {
+        let is_end = match &news {
+            News::Nothing => false,
+            News::State(state) => state.is_final(),
+            News::Done(_) => true,
+        };
+        if is_end {
+            self.texts.close(id);
+        }
         if let Some(sender) = self.watched.lock().expect("nobody panics while it holds the lock").get(&id) {
             sender.send_replace(news);
         }

@@ -2,8 +2,12 @@
 //! watch and the scheduler are told. Never decides who runs what.
 
 pub(crate) mod hub;
+pub(crate) mod listen;
+pub(crate) mod offer;
 pub(crate) mod outcome;
 pub(crate) mod payload;
+pub(crate) mod relay;
+pub(crate) mod texts;
 pub(crate) mod view;
 
 use crate::grid::Grid;
@@ -88,7 +92,7 @@ impl Grid {
     }
 
     /// Stores a task. The caller chose the id, so that it could begin to watch before. Returns the resolved model too.
-    pub(crate) async fn submit(&self, id: TaskId, request: Request) -> Result<(Submitted, String), Error> {
+    pub(crate) async fn submit(&self, id: TaskId, mut request: Request) -> Result<(Submitted, String), Error> {
         let kind = request.task.kind();
         let model = self.resolve(&request.model, kind)?;
         let limits = &self.options.tasks;
@@ -99,8 +103,11 @@ impl Grid {
         if request.idempotency_key.as_ref().is_some_and(|key| key.len() > NAME_BYTES_MAX) {
             return Err(Error::TooLong { field: "Idempotency-Key" });
         }
-        let encoded = encode(&request.task);
+        let mut encoded = encode(&request.task);
         let request_sha256 = digest_of_request(kind, &request.model, &encoded);
+        if offer::fix_seed(&mut request.task) {
+            encoded = encode(&request.task);
+        }
         let task = NewTask {
             id,
             tenant: TENANT.into(),
@@ -122,7 +129,7 @@ impl Grid {
     }
 
     /// Stored form of an encoded input; a large one becomes a blob.
-    async fn keep_input(&self, id: TaskId, encoded: Vec<u8>) -> Result<Vec<u8>, Error> {
+    pub(super) async fn keep_input(&self, id: TaskId, encoded: Vec<u8>) -> Result<Vec<u8>, Error> {
         if encoded.len() <= INLINE_BYTES_MAX {
             return Ok(payload::inline(&encoded));
         }
@@ -202,7 +209,7 @@ impl Grid {
         }
         self.metrics.lost.increment(tasks.len() as u64);
         self.board.wake_and_resync();
-        for id in tasks.iter().filter(|id| self.hub.is_watched(**id)) {
+        for id in tasks.iter().filter(|id| self.hub.cares(**id)) {
             if let Ok(Some(task)) = self.store.task(*id).await {
                 self.hub.tell(*id, News::State(task.state));
             }

@@ -2,6 +2,7 @@
 //! fault. Reports come in, acknowledgements go out. A result that is not what it says never reaches a caller.
 
 use super::hub::{Done, News};
+use super::relay::Nonsense;
 use super::{from_wire, payload};
 use crate::grid::Grid;
 use crate::nodes::link::{Link, Offered};
@@ -10,7 +11,7 @@ use coordinator_client::api::Code;
 use coordinator_client::identity;
 use coordinator_client::wire::digest::{encode, sha256_hex};
 use coordinator_client::wire::{
-    AckOutcome, Decline, DeclineReason, Failed, FailureClass, Payload, TaskId, TaskInput, TaskOutput, TaskResult,
+    self, AckOutcome, Cancel, Decline, DeclineReason, Failed, FailureClass, Frame, Payload, TaskOutput, TaskResult,
     Timings, Usage,
 };
 use serde::{Deserialize, Serialize};
@@ -45,11 +46,15 @@ enum Refusal {
     Signature,
     #[error("the output cannot be read: {0}")]
     Blob(String),
+    #[error(transparent)]
+    Text(#[from] Nonsense),
 }
 
 /// Why a result was not settled.
 enum Trouble {
     Refused(Refusal),
+    /// The coordinator was started again since it offered this, and does not know any more what it offered.
+    Forgotten,
     Store(store::Error),
 }
 
@@ -94,6 +99,13 @@ impl Grid {
                 };
                 self.acknowledge(self.give_back(attempt, &link.node, failure, true, want).await)
             }
+            Err(Trouble::Forgotten) => {
+                let detail =
+                    "the coordinator was started again and does not know any more from where this text went on";
+                let code = Code::StaleAttempt;
+                let failure = Failure { fault: Fault::Coordinator, code, detail: detail.into(), retryable: true };
+                self.acknowledge(self.give_back(attempt, &link.node, failure, false, want).await)
+            }
             Err(Trouble::Store(error)) => {
                 tracing::error!(task = %attempt.task, %error, "a result could not be settled; the node sends it again");
                 None
@@ -110,9 +122,10 @@ impl Grid {
         let attempt = from_wire(result.attempt);
         let offered = match offered {
             Some(offered) => offered,
-            None => match self.offered(attempt.task).await? {
-                Some(offered) => offered,
+            None => match self.offered(result.attempt).await? {
                 None => return Ok(Settlement::Stale),
+                Some(offered) if is_forgotten(&offered, &result) => return Err(Trouble::Forgotten),
+                Some(offered) => offered,
             },
         };
         check_facts(&offered, &result)?;
@@ -128,7 +141,7 @@ impl Grid {
             output_sha256: result.output_sha256,
             signature: data_encoding::HEXLOWER.encode(&result.signature),
         };
-        let (stored, output) = match result.output {
+        let (stored, mut output) = match result.output {
             Payload::Inline(output) => {
                 let encoded = encode(&output);
                 let got = sha256_hex(&encoded);
@@ -152,21 +165,18 @@ impl Grid {
         };
         check_kind(&offered, &output)?;
         let usage = facts.usage;
+        let texts = &self.hub.texts;
+        if let TaskOutput::Generate(written) | TaskOutput::Chat(written) = &mut output {
+            texts.check(attempt.task, written, usage, offered.tokens_max).map_err(Refusal::Text)?;
+            let own = std::mem::take(&mut written.logprobs);
+            written.logprobs = texts.all_logprobs(attempt.task, own);
+        }
         let facts = serde_json::to_string(&facts).expect("facts are plain data");
         let settlement = self.store.finish(attempt, &link.node, stored, facts).await?;
         if settlement == Settlement::Settled {
             self.hub.tell(attempt.task, News::Done(Arc::new(Done { output, usage })));
         }
         Ok(settlement)
-    }
-
-    /// What a task asks, from the store: for attempts of an earlier connection.
-    async fn offered(&self, id: TaskId) -> Result<Option<Offered>, store::Error> {
-        let (Some(task), Some(input)) = (self.store.task(id).await?, self.store.input(id).await?) else {
-            return Ok(None);
-        };
-        let input_sha256 = payload::read::<TaskInput>(&input).map(|(_, sha256)| sha256).unwrap_or_default();
-        Ok(Some(Offered { kind: task.kind, model: task.model, input_sha256 }))
     }
 
     /// A value that went by reference.
@@ -183,6 +193,25 @@ impl Grid {
         let attempt = from_wire(failed.attempt);
         let (failure, counts) = failure_of(failed);
         self.acknowledge(self.give_back(attempt, &link.node, failure, counts, want).await)
+    }
+
+    /// A node tells of a text what cannot be: it is stopped, and another one goes on.
+    pub(crate) async fn refuse_text(
+        &self,
+        link: &Link,
+        offered: Option<Offered>,
+        attempt: wire::Attempt,
+        nonsense: Nonsense,
+    ) {
+        tracing::warn!(node = link.node.short(), task = %attempt.task, %nonsense, "a piece of a text was refused");
+        self.metrics.refused_pieces.increment(1);
+        let want = offered.map(|offered| Want { kind: offered.kind, model: offered.model });
+        let detail = format!("a piece of the text was refused: {nonsense}");
+        let failure = Failure { fault: Fault::Worker, code: Code::Internal, detail, retryable: true };
+        if let Err(error) = self.give_back(from_wire(attempt), &link.node, failure, true, want).await {
+            tracing::error!(task = %attempt.task, %error, "a refused text waits until its lease is over");
+        }
+        link.send(Frame::Cancel(Cancel { attempt, reason: "what it tells of the text was refused".into() }));
     }
 
     /// An offer was not taken.
@@ -209,6 +238,12 @@ impl Grid {
             }
         }
     }
+}
+
+/// Whether a text was offered as one that goes on, from where nobody here knows any more.
+fn is_forgotten(offered: &Offered, result: &TaskResult) -> bool {
+    let goes_on = result.attempt.epoch > 1 && super::offer::is_text(offered.kind);
+    goes_on && result.input_sha256 != offered.input_sha256
 }
 
 fn check_facts(offered: &Offered, result: &TaskResult) -> Result<(), Refusal> {
@@ -265,7 +300,7 @@ fn refusal_of(decline: &Decline) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use coordinator_client::wire::Attempt;
+    use coordinator_client::wire::{Attempt, TaskId};
 
     #[test]
     fn every_class_names_who_is_at_fault_and_whether_it_counts() {

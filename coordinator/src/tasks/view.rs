@@ -19,7 +19,7 @@ use tokio::time::Instant;
 const AHEAD_MAX: usize = 1_000;
 
 /// News may be missed when the process that caused them is not this one; then the store is asked so often.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What came of waiting.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use coordinator_client::api::{Code, Problem};
-use coordinator_client::client::{self, Access, Failure, Offered, Outcome};
+use coordinator_client::client::{self, Access, Failure, Offered, Outcome, Pieces};
 use coordinator_client::session::Facts;
 use coordinator_client::wire::{self, Capabilities, FailureClass, ModelHeld, TaskKind};
 use models::manifest::Task;
@@ -102,7 +102,7 @@ impl client::Host for Host {
         self.machine.profile()
     }
 
-    async fn execute(&self, offered: Offered, access: &Access) -> Result<Outcome, Failure> {
+    async fn execute(&self, offered: Offered, access: &Access, _pieces: &Pieces) -> Result<Outcome, Failure> {
         let Offered { attempt: _, model, input, deadline, priority, trace_parent: _ } = offered;
         let request = convert::request_of(input).map_err(|problem| of_problem(FailureClass::Input, problem))?;
         self.fetch(&model, access, deadline).await?;

@@ -1,6 +1,8 @@
 //! OpenAI's routes, served by the grid: a request becomes an urgent task, and whoever waits for it gets the answer from the
 //! hand of the node's report, without asking the store. A caller who leaves takes the task along.
 
+mod texts;
+
 use super::answer::{Json, OpenAiRefusal, Refusal};
 use crate::grid::Grid;
 use crate::tasks::Request;
@@ -14,12 +16,17 @@ use coordinator_client::api::{Code, Problem};
 use coordinator_client::wire::{TaskId, TaskInput, TaskOutput, Usage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(crate) fn router() -> OpenApiRouter<Arc<Grid>> {
-    OpenApiRouter::new().routes(routes!(embeddings)).routes(routes!(rerank)).routes(routes!(models))
+    OpenApiRouter::new()
+        .routes(routes!(embeddings))
+        .routes(routes!(rerank))
+        .routes(routes!(models))
+        .merge(texts::router())
 }
 
 type OpenAiAnswer<T> = Result<Reply<T>, OpenAiRefusal>;
@@ -34,7 +41,7 @@ async fn embeddings(
     body: Result<Json<EmbeddingsRequest>, Refusal>,
 ) -> OpenAiAnswer<EmbeddingsResponse> {
     let (model, task, format) = body?.0.into_task();
-    let (model, output, usage) = answer(&grid, model, task).await?;
+    let (model, output, usage) = answer(&grid, TaskId::new(), model, task).await?;
     EmbeddingsResponse::new(model, output, usage, format).map(Reply).map_err(OpenAiRefusal)
 }
 
@@ -48,7 +55,7 @@ async fn rerank(
     body: Result<Json<RerankRequest>, Refusal>,
 ) -> OpenAiAnswer<RerankResponse> {
     let (model, task, wanted) = body?.0.into_task();
-    let (model, output, usage) = answer(&grid, model, task).await?;
+    let (model, output, usage) = answer(&grid, TaskId::new(), model, task).await?;
     RerankResponse::new(model, output, usage, &wanted).map(Reply).map_err(OpenAiRefusal)
 }
 
@@ -72,30 +79,47 @@ async fn models(State(grid): State<Arc<Grid>>) -> Reply<ModelList> {
     Reply(ModelList::new(models.into_values().collect()))
 }
 
-/// Submits a task, waits for its end, and cancels it when the caller goes away.
-async fn answer(grid: &Arc<Grid>, model: String, task: TaskInput) -> Result<(String, TaskOutput, Usage), Refusal> {
-    let started = std::time::Instant::now();
+/// Submits a task as an urgent one that ends with its caller. Returns the resolved model and what cancels the task when it
+/// is dropped.
+async fn submit(
+    grid: &Arc<Grid>,
+    id: TaskId,
+    model: String,
+    task: TaskInput,
+    deadline: Duration,
+) -> Result<(String, CancelOnDrop), Refusal> {
     let resolved = grid.resolve(&model, task.kind())?;
     if let Some(problem) = grid.objection(task.kind(), &resolved) {
         return Err(problem.into());
     }
-    let id = TaskId::new();
-    let mut watch = grid.watch(id)?;
-    let wait = grid.options.http.wait_max;
     let request = Request {
         task,
         model: resolved,
         priority: grid.options.tasks.interactive_priority,
-        deadline: Some(wait),
+        deadline: Some(deadline),
         failures_max: None,
         idempotency_key: None,
     };
-    let mut guard = CancelOnDrop { grid: grid.clone(), id: Some(id) };
+    let guard = CancelOnDrop { grid: grid.clone(), id: Some(id) };
     let (_, model) = grid.submit(id, request).await?;
+    Ok((model, guard))
+}
+
+/// Submits a task, waits for its end, and cancels it when the caller goes away.
+async fn answer(
+    grid: &Arc<Grid>,
+    id: TaskId,
+    model: String,
+    task: TaskInput,
+) -> Result<(String, TaskOutput, Usage), Refusal> {
+    let started = std::time::Instant::now();
+    let mut watch = grid.watch(id)?;
+    let wait = grid.options.http.wait_max;
+    let (model, mut guard) = submit(grid, id, model, task, wait).await?;
     let waited = grid.wait(&mut watch, id, Instant::now() + wait).await?;
     match waited {
         Waited::Done(done) => {
-            guard.id = None;
+            guard.keep();
             drop(watch);
             grid.metrics.interactive_seconds.record(started.elapsed());
             let Done { output, usage } = Arc::try_unwrap(done)
@@ -111,9 +135,17 @@ async fn answer(grid: &Arc<Grid>, model: String, task: TaskInput) -> Result<(Str
 }
 
 /// Cancels a task that nobody waits for any more.
+#[derive(Debug)]
 struct CancelOnDrop {
     grid: Arc<Grid>,
     id: Option<TaskId>,
+}
+
+impl CancelOnDrop {
+    /// The task has ended.
+    fn keep(&mut self) {
+        self.id = None;
+    }
 }
 
 impl Drop for CancelOnDrop {
