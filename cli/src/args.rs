@@ -6,6 +6,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod run;
+
+pub(crate) use run::{Run, Target, Writing};
+
 /// One inference service out of many machines.
 ///
 /// `neurogrid up` starts a whole grid on this machine and prints curl lines to try it with. Every option can also be set
