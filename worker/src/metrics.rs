@@ -147,7 +147,8 @@ impl Metrics {
         self.output_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
         let Some(first) = first else { return };
         self.first_token_us.add_time(first);
-        if let Some(gaps) = u32::try_from(tokens).ok().and_then(|tokens| tokens.checked_sub(1)).filter(|gaps| *gaps > 0) {
+        if let Some(gaps) = u32::try_from(tokens).ok().and_then(|tokens| tokens.checked_sub(1)).filter(|gaps| *gaps > 0)
+        {
             self.token_us.add_time(device.saturating_sub(first) / gaps);
         }
     }
@@ -182,7 +183,11 @@ impl Metrics {
             ("prepare_us", "From request to items, in microseconds", &self.prepare_us),
             ("device_us", "A task's time on the device, in microseconds", &self.device_us),
             ("finish_us", "From outputs to reply, in microseconds", &self.finish_us),
-            ("first_token_us", "From a text's arrival at the device to its first token, in microseconds", &self.first_token_us),
+            (
+                "first_token_us",
+                "From a text's arrival at the device to its first token, in microseconds",
+                &self.first_token_us,
+            ),
             ("token_us", "Between two tokens of a text, its mean, in microseconds", &self.token_us),
             ("batch_us", "A batch's or a step's time on the device, in microseconds", &self.batch_us),
             ("batch_items", "Items in a batch, or texts in a step", &self.batch_items),

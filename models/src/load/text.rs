@@ -67,12 +67,7 @@ pub fn text_need(manifest: &Manifest, folder: &Path, options: &Options) -> Resul
 ///
 /// # Errors
 /// See [`Error`]; [`Error::NoBackend`] also where the model does not write text, or is to run elsewhere than on the CPU.
-pub fn load_text(
-    manifest: &Manifest,
-    folder: &Path,
-    options: &Options,
-    cache_bytes: u64,
-) -> Result<LoadedText, Error> {
+pub fn load_text(manifest: &Manifest, folder: &Path, options: &Options, cache_bytes: u64) -> Result<LoadedText, Error> {
     if options.backend == Backend::Fake {
         return Ok(backend::fake_generator::loaded(cache_bytes));
     }

@@ -166,9 +166,7 @@ impl<C> Queue<C> {
             state = match state.next() {
                 Ok(work) => return work,
                 Err(None) => self.0.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Err(Some(time)) => {
-                    self.0.wake.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
-                }
+                Err(Some(time)) => self.0.wake.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
     }

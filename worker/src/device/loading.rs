@@ -332,14 +332,7 @@ impl Inner {
         Health::new(panics_max, failing, Arc::clone(&self.metrics), Box::new(reload))
     }
 
-    fn reload(
-        &self,
-        seat_index: usize,
-        lane: LaneId,
-        cached: &CachedModel,
-        cache_bytes: u64,
-        health: &Arc<Health>,
-    ) {
+    fn reload(&self, seat_index: usize, lane: LaneId, cached: &CachedModel, cache_bytes: u64, health: &Arc<Health>) {
         let seat = &self.seats[seat_index];
         let id = cached.manifest.id();
         match self.load_files(cached, seat, cache_bytes) {

@@ -236,18 +236,23 @@ impl Devices {
     /// # Errors
     /// When the model refuses it, or is gone.
     pub(crate) async fn write(&self, resident: &Resident, ask: Ask) -> Result<mpsc::Receiver<Event>, Error> {
-        let (answer, answered) = oneshot::channel();
-        self.queue_of(resident).command(Command::Write(resident.lane, Box::new(ask), answer));
-        let refuse = |refused| Error::Refused { model: resident.id.clone(), refused };
-        match answered.await {
-            Ok(answer) => answer.map_err(refuse),
-            // There is no desk any more: it crashed, or it was taken down.
-            Err(_) => Err(match resident.condition() {
-                Condition::Broken => Error::Broken { model: resident.id.clone(), times: resident.panics() },
-                Condition::Reloading => Error::Panicked { model: resident.id.clone() },
-                Condition::Ready => Error::Unloaded { model: resident.id.clone() },
-            }),
+        // What crashed is waited for, as often as it may crash.
+        for _ in 0..=self.0.options.devices.panics_max {
+            let (answer, answered) = oneshot::channel();
+            self.queue_of(resident).command(Command::Write(resident.lane, Box::new(ask.clone()), answer));
+            if let Ok(answer) = answered.await {
+                return answer.map_err(|refused| Error::Refused { model: resident.id.clone(), refused });
+            }
+            // There is no desk: it crashed, or it was taken down.
+            match resident.condition() {
+                Condition::Ready => break,
+                Condition::Reloading | Condition::Broken => {}
+            }
+            if resident.settled().await == Condition::Broken {
+                return Err(Error::Broken { model: resident.id.clone(), times: resident.panics() });
+            }
         }
+        Err(Error::Unloaded { model: resident.id.clone() })
     }
 
     /// The queue of a resident's device.

@@ -147,6 +147,17 @@ impl Resident {
         }
     }
 
+    /// Waits until it is not being loaded again, and says how it is.
+    pub(super) async fn settled(&self) -> Condition {
+        loop {
+            let changed = self.health.changed.notified();
+            match self.condition() {
+                Condition::Reloading => changed.await,
+                settled => return settled,
+            }
+        }
+    }
+
     /// Panics since its last answer.
     pub fn panics(&self) -> u32 {
         self.health.panics.load(Ordering::SeqCst)
@@ -226,6 +237,7 @@ pub(super) struct Health {
     panics_max: u32,
     device_failing: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
+    changed: Notify,
     /// Called when an engine has to be loaded again, or must not be.
     reload: Box<dyn Fn(Condition) + Send + Sync>,
 }
@@ -238,11 +250,12 @@ impl Health {
         reload: Box<dyn Fn(Condition) + Send + Sync>,
     ) -> Self {
         let (condition, panics) = (AtomicU8::new(0), AtomicU32::new(0));
-        Self { condition, panics, panics_max, device_failing, metrics, reload }
+        Self { condition, panics, panics_max, device_failing, metrics, changed: Notify::new(), reload }
     }
 
     pub(super) fn set(&self, condition: Condition) {
         self.condition.store(condition as u8, Ordering::SeqCst);
+        self.changed.notify_waiters();
     }
 }
 

@@ -13,11 +13,11 @@ use std::time::Instant;
 
 use models::engine::{self, Engine, Item, Output, Side};
 
+use super::desk::{Answer, Desk};
 use crate::Error;
 use crate::batch::backlog::{Batch, JobId, LaneId, halves};
 use crate::batch::{Queue, Work};
 use crate::generate::writer::{Ask, Failure};
-use super::desk::{Answer, Desk};
 
 /// What the thread is told to do beside batches. Each says when it is done on its channel.
 #[derive(Debug)]
@@ -86,9 +86,9 @@ pub fn run(queue: &Queue<Command>) {
         let crashed: Vec<LaneId> =
             desks.iter_mut().filter_map(|(lane, desk)| (desk.is_busy() && !desk.step()).then_some(*lane)).collect();
         for desk in crashed.iter().filter_map(|lane| desks.remove(lane)) {
-            let watcher = Arc::clone(&desk.watcher);
+            // Known before its callers are told: who comes again waits for it.
+            desk.watcher.panicked();
             desk.clear(&Failure::Panicked);
-            watcher.panicked();
         }
     }
     seats.into_values().for_each(drop_quietly);

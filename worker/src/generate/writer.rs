@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::{End, Ended, Refusal, Request, Scheduler, Stop};
 
 /// A text to be written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ask {
     /// What the scheduler needs to know.
     pub request: Request,

@@ -30,10 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 /// A conversation to its next message; with `stream`, chunks as they are written, as server-sent events.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses((status = 200, body = ChatCompletion)))]
-async fn chat(
-    State(app): State<Shared>,
-    Json(request, _reserved): Json<ChatRequest>,
-) -> Result<Response, Refusal> {
+async fn chat(State(app): State<Shared>, Json(request, _reserved): Json<ChatRequest>) -> Result<Response, Refusal> {
     let (model, task, how) = request.into_task()?;
     write(&app, model, task, how).await
 }

@@ -35,7 +35,8 @@ fn events(body: &[u8]) -> (Vec<Value>, bool) {
 async fn a_text_is_written_whole_or_in_chunks_and_is_the_same() {
     let bench = start();
     let chat = |more: &Value| {
-        let mut body = json!({"model": "writer", "messages": [{"role": "user", "content": "a b"}], "max_tokens": 9, "seed": 3});
+        let mut body =
+            json!({"model": "writer", "messages": [{"role": "user", "content": "a b"}], "max_tokens": 9, "seed": 3});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body
     };
@@ -190,9 +191,22 @@ async fn what_cannot_be_written_is_refused_with_the_reason() {
     let path = "/v1/chat/completions";
     refused(path, chat(json!([])), 400, "invalid_input", "no message").await;
     refused(path, chat(json!("hello")), 400, "invalid_input", "messages").await;
-    refused(path, json!({"model": "texts", "messages": [{"role": "user", "content": "a"}]}), 400, "wrong_task", "embed")
-        .await;
-    refused(path, json!({"model": "nobody", "messages": []}), 404, "model_not_found", "nobody").await;
+    refused(
+        path,
+        json!({"model": "texts", "messages": [{"role": "user", "content": "a"}]}),
+        400,
+        "wrong_task",
+        "embed",
+    )
+    .await;
+    refused(
+        path,
+        json!({"model": "nobody", "messages": [{"role": "user", "content": "a"}]}),
+        404,
+        "model_not_found",
+        "nobody",
+    )
+    .await;
     let path = "/v1/completions";
     refused(path, completion("a", &json!({"max_tokens": 9000})), 400, "too_long", "512").await;
     refused(path, completion(&"a ".repeat(600), &json!({"max_tokens": 1})), 400, "too_long", "601").await;
