@@ -1,5 +1,6 @@
 //! One file per command. Each turns its arguments into options of a library, calls it, and prints what came of it.
 
+mod chat;
 mod config;
 mod coordinator;
 mod doctor;
