@@ -4,6 +4,7 @@
 //! ```text
 //! caller -> http/tasks, http/openai -> tasks/ submit -> store            -> schedule/ claims -> nodes/ offers -> worker
 //! caller <- http/          <- tasks/hub <- tasks/outcome settles, store  <- nodes/session    <- result        <- worker
+//! caller <- http/          <- tasks/listen <- tasks/texts                <- nodes/session    <- progress      <- worker
 //! ```
 //! [`build`] wires the rooms, [`Coordinator::run_until`] owns the threads of execution and their end.
 

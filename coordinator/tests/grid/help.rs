@@ -187,12 +187,20 @@ pub(crate) struct Says {
     pub(crate) slots: u32,
     pub(crate) can_fetch: bool,
     pub(crate) running: Vec<Attempt>,
+    /// What its models do.
+    pub(crate) task: TaskKind,
 }
 
 impl Says {
     /// A node that embeds with these models.
     pub(crate) fn has(secret: u8, models: &[&'static str]) -> Self {
-        Self { secret, models: models.to_vec(), slots: 2, can_fetch: false, running: vec![] }
+        let task = TaskKind::Embed;
+        Self { secret, models: models.to_vec(), slots: 2, can_fetch: false, running: vec![], task }
+    }
+
+    /// A node that writes texts with the model `m@1`.
+    pub(crate) fn writes(secret: u8) -> Self {
+        Self { task: TaskKind::Generate, ..Self::has(secret, &["m@1"]) }
     }
 }
 
@@ -201,8 +209,7 @@ impl Node {
         let identity = Identity::from_secret(&[says.secret; 32]);
         let token = world.login(&identity).await.unwrap();
         let mut socket = open(world, &identity, &token, Some(SUBPROTOCOL)).await.unwrap();
-        let held =
-            |id: &&str| ModelHeld { id: (*id).into(), task: TaskKind::Embed, loaded: true, execution_class: None };
+        let held = |id: &&str| ModelHeld { id: (*id).into(), task: says.task, loaded: true, execution_class: None };
         let hello = Hello {
             protocols: vec![PROTOCOL],
             node: identity.node().clone(),
@@ -211,7 +218,10 @@ impl Node {
             region: "here".into(),
             agent: "script".into(),
             capabilities: Capabilities {
-                kinds: vec![TaskKind::Embed],
+                kinds: match says.task {
+                    TaskKind::Generate => vec![TaskKind::Generate, TaskKind::Chat],
+                    task => vec![task],
+                },
                 models: says.models.iter().map(held).collect(),
                 can_fetch: says.can_fetch,
                 memory_bytes_free: 1 << 30,
@@ -272,12 +282,17 @@ impl Node {
 
     /// A signed result of an offer: one vector of one number per text.
     pub(crate) fn result_of(&self, offer: &Offer, value: f32) -> TaskResult {
-        let Payload::Inline(input) = &offer.input else { panic!("a small input goes inline") };
         let output = TaskOutput::Embed { embeddings: Matrix { columns: 1, values: vec![value] } };
+        self.sign(offer, output, Usage { input_tokens: 3, ..Usage::default() })
+    }
+
+    /// A signed result of an offer.
+    pub(crate) fn sign(&self, offer: &Offer, output: TaskOutput, usage: Usage) -> TaskResult {
+        let Payload::Inline(input) = &offer.input else { panic!("a small input goes inline") };
         let mut result = TaskResult {
             attempt: offer.attempt,
             model: offer.model.clone(),
-            usage: Usage { input_tokens: 3, ..Usage::default() },
+            usage,
             timings: Timings::default(),
             model_digest: String::new(),
             execution_class: "script".into(),

@@ -7,6 +7,7 @@ mod help;
 mod http;
 mod links;
 mod tasks;
+mod texts;
 
 /// Each test on each store.
 macro_rules! on_every_store {
@@ -38,6 +39,19 @@ on_every_store! {
     tasks::what_a_client_chooses_reaches_the_node_and_its_refusal_comes_back;
     tasks::a_caller_who_leaves_takes_the_task_along;
     tasks::events_tell_every_state;
+    texts::a_text_is_streamed_as_it_is_written;
+    texts::a_text_is_answered_whole;
+    texts::two_callers_are_never_mixed;
+    texts::a_text_goes_on_elsewhere_wherever_its_node_is_lost;
+    texts::a_text_goes_on_elsewhere_after_a_failure;
+    texts::a_node_that_comes_back_in_time_goes_on_where_it_was;
+    texts::frames_of_an_attempt_that_is_over_are_not_heard;
+    texts::a_caller_who_leaves_stops_the_text;
+    texts::a_slow_reader_gets_all_of_it_and_holds_up_nobody;
+    texts::what_a_node_cannot_have_written_is_refused;
+    texts::what_goes_wrong_is_told_before_or_within_the_stream;
+    texts::tasks_that_write_tell_their_pieces_as_events;
+    texts::a_text_begins_again_where_the_coordinator_forgot_how_far_it_was;
     links::a_node_gets_in_by_its_key_alone;
     links::work_of_a_closed_link_runs_elsewhere_and_the_late_result_is_refused;
     links::a_node_that_comes_back_keeps_what_it_runs;
