@@ -305,9 +305,9 @@ impl Handle {
         at(Stage::Writing);
         let prepared_in = begun.elapsed();
         let (generated, prompt_tokens) = (ask.request.generated.clone(), ask.request.prompt.len());
-        let from = match text::is_complete(&ask) {
-            Some(end) => text::ended(end, prompt_tokens),
-            None => devices.write(&model, ask).await?,
+        let from = match text::complete(ask, language.tokenizer()) {
+            Ok(ended) => ended,
+            Err(ask) => devices.write(&model, *ask).await?,
         };
         Ok(Begun { model, language, from, shown, generated, prompt_tokens, prepared_in })
     }

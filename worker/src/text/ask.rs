@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use coordinator_client::wire::task::Text;
 use coordinator_client::wire::text::{ChatInput, GenerateInput, ToolChoice, WriteOptions};
+use models::task::Tokenizer;
 use models::task::generate::language::{Language, PromptError};
 use models::task::generate::sampling::Sampling;
 use models::task::generate::stop::Stops;
@@ -81,22 +82,18 @@ pub(crate) fn prepare(language: &Language, input: Input, to: &For<'_>) -> Result
     Ok(Prepared { ask: Ask { request, sampling, stream, stops, stop_tokens }, shown })
 }
 
-/// How a text ends whose last token was written elsewhere.
-pub(crate) fn is_complete(ask: &Ask) -> Option<End> {
-    let Request { generated, new_tokens_max, .. } = &ask.request;
-    match ask.stops.has_stopped() {
-        true => Some(End::Stopped(Stop::Text)),
-        false => (!generated.is_empty() && generated.len() >= *new_tokens_max).then_some(End::Length),
-    }
-}
-
-/// What a caller gets of a text of which nothing is left to write.
-pub(crate) fn ended(end: End, prompt_tokens: usize) -> mpsc::Receiver<Event> {
-    let (to, from) = mpsc::channel(1);
+/// The end of a text whose last token was written elsewhere, as its caller gets it; else the text itself, of which something is left.
+pub(crate) fn complete(ask: Ask, tokenizer: &Tokenizer) -> Result<mpsc::Receiver<Event>, Box<Ask>> {
+    let Request { prompt, generated, new_tokens_max, .. } = &ask.request;
+    let end = match ask.stops.has_stopped() {
+        true => End::Stopped(Stop::Text),
+        false if !generated.is_empty() && generated.len() >= *new_tokens_max => End::Length,
+        false => return Err(Box::new(ask)),
+    };
     let ended = Ended {
         id: 0,
         end,
-        prompt_tokens,
+        prompt_tokens: prompt.len(),
         cached_tokens: 0,
         new_tokens: 0,
         preemptions: 0,
@@ -104,8 +101,12 @@ pub(crate) fn ended(end: End, prompt_tokens: usize) -> mpsc::Receiver<Event> {
         first_token: None,
         total: Duration::ZERO,
     };
-    to.try_send(Event::Ended { ended, text: String::new() }).expect("it has room for one");
-    from
+    let Ask { stream, mut stops, .. } = ask;
+    let open = stream.finish(tokenizer).unwrap_or_default();
+    let text = stops.push(&open) + &stops.finish();
+    let (to, from) = mpsc::channel(1);
+    to.try_send(Event::Ended { ended, text }).expect("it has room for one");
+    Ok(from)
 }
 
 fn check_stops(stops: &[String]) -> Result<(), Error> {
@@ -197,10 +198,18 @@ mod tests {
         let end = |max_tokens, stop: &[&str]| {
             let stop = stop.iter().map(|stop| (*stop).to_owned()).collect();
             let options = WriteOptions { generated: vec![20, 21], stop, max_tokens, ..Default::default() };
-            is_complete(&try_prepare(generate(options)).unwrap().ask)
+            let ask = try_prepare(generate(options)).unwrap().ask;
+            let mut from = complete(ask, language().tokenizer()).ok()?;
+            match from.try_recv() {
+                Ok(Event::Ended { ended, text }) => Some((ended.end, text)),
+                other => panic!("{other:?}"),
+            }
         };
-        assert_eq!((end(Some(2), &[]), end(Some(3), &[])), (Some(End::Length), None));
-        assert_eq!(end(Some(3), &["w21"]), Some(End::Stopped(Stop::Text)));
+        assert_eq!(end(Some(2), &[]), Some((End::Length, String::new())));
+        assert_eq!(end(Some(3), &[]), None);
+        assert_eq!(end(Some(3), &["w21"]), Some((End::Stopped(Stop::Text), String::new())));
+        // What was held back for a stop string that does not come is shown now.
+        assert_eq!(end(Some(2), &["w21 w"]), Some((End::Length, "w21 ".to_owned())));
     }
 
     #[test]

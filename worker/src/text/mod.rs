@@ -30,7 +30,7 @@ use crate::generate::writer::{Event, Failure};
 use crate::generate::{End, Ended};
 use crate::service::{Handle, NewTask, Timings, Watched};
 
-pub(crate) use ask::{For, Prepared, ended, is_complete, prepare};
+pub(crate) use ask::{For, Prepared, complete, prepare};
 
 /// A text as it is asked for.
 #[derive(Debug, Clone)]
