@@ -156,8 +156,14 @@ async fn converse(writer: &Writer, model: &str, writing: &Writing, mut talk: Con
     eprintln!("Talking with {model}; /help says what else can be typed.");
     loop {
         eprint!("> ");
-        // On a thread of its own: reading a terminal blocks.
-        let line = tokio::task::spawn_blocking(|| read_line(&mut std::io::stdin().lock())).await??;
+        // On a thread of its own: reading a terminal blocks, and nothing ends it but the end of the program.
+        let line = tokio::select! {
+            line = tokio::task::spawn_blocking(|| read_line(&mut std::io::stdin().lock())) => line??,
+            _ = tokio::signal::ctrl_c() => {
+                eprintln!();
+                std::process::exit(130);
+            }
+        };
         match line {
             None | Some(Line::Exit) => return Ok(ExitCode::SUCCESS),
             Some(Line::Empty) => {}
