@@ -515,7 +515,7 @@ impl Watched {
     /// A text is at its end.
     pub(crate) fn wrote(self, done: &TextDone, new_tokens: usize, took: Duration) {
         self.metrics(|metrics| {
-            metrics.task_done(done.usage.input_tokens, done.timings, took);
+            metrics.task_done(done.input_tokens, done.timings, took);
             metrics.text_done(new_tokens, done.first_token, done.timings.device);
         });
     }

@@ -276,8 +276,8 @@ impl Writer {
                         Next::End(done) => {
                             return Ok(Answer {
                                 finish: done.written.finish.name().into(),
-                                input_tokens: done.usage.input_tokens,
-                                output_tokens: done.usage.output_tokens,
+                                input_tokens: done.input_tokens,
+                                output_tokens: done.written.tokens.len() as u64,
                                 text: done.written.text,
                             });
                         }

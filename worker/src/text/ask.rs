@@ -3,8 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use coordinator_client::wire::task::Text;
-use coordinator_client::wire::text::{ChatInput, GenerateInput, ToolChoice, WriteOptions};
+use coordinator_client::wire::text::{ChatInput, GenerateInput, Text, ToolChoice, WriteOptions};
 use models::task::Tokenizer;
 use models::task::generate::language::{Language, PromptError};
 use models::task::generate::sampling::Sampling;

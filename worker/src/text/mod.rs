@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coordinator_client::wire::text::{ChatInput, Finish, GenerateInput, Piece, TokenLogprob, Written};
-use coordinator_client::wire::{TaskInput, Usage};
 use models::task::generate::language::Language;
 use models::task::generate::sampling::Choice;
 use tokio::sync::mpsc;
@@ -65,18 +64,6 @@ impl Input {
             Input::Generate(_) => "generate",
         }
     }
-
-    /// What a task asks, where it asks for a text; else the task itself.
-    ///
-    /// # Errors
-    /// The task.
-    pub fn of_task(input: TaskInput) -> Result<Self, TaskInput> {
-        match input {
-            TaskInput::Chat(input) => Ok(Input::Chat(input)),
-            TaskInput::Generate(input) => Ok(Input::Generate(input)),
-            other => Err(other),
-        }
-    }
 }
 
 impl NewText {
@@ -91,8 +78,10 @@ impl NewText {
 pub struct TextDone {
     /// All of it.
     pub written: Written,
-    /// Tokens.
-    pub usage: Usage,
+    /// Tokens of the prompt.
+    pub input_tokens: u64,
+    /// Of these, tokens that were not computed because the KV cache had them.
+    pub cached_tokens: u64,
     /// Where the time went.
     pub timings: Timings,
     /// From its arrival at the device to its first token.
@@ -273,11 +262,8 @@ impl Writing {
             finish: Duration::ZERO,
         };
         let done = TextDone {
-            usage: Usage {
-                input_tokens: self.prompt_tokens as u64,
-                cached_tokens: ended.cached_tokens.min(self.prompt_tokens) as u64,
-                output_tokens: written.tokens.len() as u64,
-            },
+            input_tokens: self.prompt_tokens as u64,
+            cached_tokens: ended.cached_tokens.min(self.prompt_tokens) as u64,
             written,
             timings,
             first_token: ended.first_token,
