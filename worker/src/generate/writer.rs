@@ -11,6 +11,7 @@ use std::time::Instant;
 use models::engine::{self, Generator};
 use models::generate::{Sampled, SequenceId};
 use models::task::Tokenizer;
+use models::task::generate::constraint::{self, Constraint};
 use models::task::generate::sampling::{self, Choice, Sampler, Sampling, Scratch};
 use models::task::generate::stop::Stops;
 use models::task::generate::text::TextStream;
@@ -29,6 +30,10 @@ pub struct Ask {
     pub stops: Vec<String>,
     /// Tokens that end a text. They are no part of it.
     pub stop_tokens: Arc<[u32]>,
+    /// The form that it must have: from its first token on, those that were generated already included.
+    pub constraint: Option<Constraint>,
+    /// Special tokens that its text names, as it does no others.
+    pub shown: Arc<[u32]>,
 }
 
 /// What a caller gets.
@@ -61,6 +66,9 @@ pub enum Failure {
     /// No token could be chosen.
     #[error(transparent)]
     Sampling(#[from] sampling::Error),
+    /// Its form allows no token that there is.
+    #[error(transparent)]
+    Constraint(#[from] constraint::Error),
     /// The tokenizer could not turn its tokens into text.
     #[error("its tokens could not be turned into text: {0}")]
     Text(String),
@@ -75,6 +83,9 @@ pub enum Refused {
     /// A parameter is out of its range.
     #[error(transparent)]
     Sampling(#[from] sampling::Error),
+    /// What was generated already has not the form that is demanded.
+    #[error(transparent)]
+    Constraint(#[from] constraint::Error),
     /// A token is not below the vocabulary.
     #[error("token id {token} is not below the vocabulary's {vocabulary}")]
     Token {
@@ -91,6 +102,7 @@ pub enum Refused {
 /// What is kept of a text that is being written.
 struct Text {
     sampler: Sampler,
+    constraint: Option<Constraint>,
     stream: TextStream,
     stops: Stops,
     stop_tokens: Arc<[u32]>,
@@ -135,7 +147,7 @@ impl Writer {
     /// # Errors
     /// At once, with figures, when it cannot be.
     pub fn submit(&mut self, now: Instant, ask: Ask) -> Result<mpsc::Receiver<Event>, Refused> {
-        let Ask { request, sampling, stops, stop_tokens } = ask;
+        let Ask { request, sampling, stops, stop_tokens, mut constraint, shown } = ask;
         sampling.check()?;
         let before = [&request.prompt[..], &request.generated].concat();
         let vocabulary = self.engine.info().vocabulary;
@@ -143,13 +155,16 @@ impl Writer {
         if let Some(&token) = before.iter().chain(of_bias).find(|token| **token as usize >= vocabulary) {
             return Err(Refused::Token { token, vocabulary });
         }
-        let stream = TextStream::after(&self.tokenizer, &before).map_err(Refused::Text)?;
+        if let Some(constraint) = &mut constraint {
+            request.generated.iter().try_for_each(|token| constraint.push(*token))?;
+        }
+        let stream = TextStream::showing(&self.tokenizer, &before, shown).map_err(Refused::Text)?;
         let sampler = Sampler::new(sampling, &request.prompt, &request.generated);
         // All its tokens, and its end.
         let most = request.new_tokens_max.saturating_sub(request.generated.len()).saturating_add(1);
         let id = self.scheduler.submit(now, request)?;
         let (to, from) = mpsc::channel(most);
-        self.texts.insert(id, Text { sampler, stream, stops: Stops::new(stops), stop_tokens, to });
+        self.texts.insert(id, Text { sampler, constraint, stream, stops: Stops::new(stops), stop_tokens, to });
         Ok(from)
     }
 
@@ -213,15 +228,21 @@ impl Text {
         position: usize,
         scratch: &mut Scratch,
     ) -> Result<(u32, Option<Stop>), Failure> {
-        let choice = self.sampler.choose(logits, position, scratch)?;
+        let allowed = self.constraint.as_mut().map(|constraint| constraint.mask(logits.len())).transpose()?;
+        let choice = self.sampler.choose(logits, allowed, position, scratch)?;
         let token = choice.token;
         if self.stop_tokens.contains(&token) {
             return Ok((token, Some(Stop::Token)));
         }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.push(token)?;
+        }
         let text = self.stream.push(tokenizer, token).map_err(Failure::Text)?;
         let text = self.stops.push(&text);
         self.tell(Event::Token { choice, text });
-        Ok((token, self.stops.has_stopped().then_some(Stop::Text)))
+        let is_complete = self.constraint.as_ref().is_some_and(Constraint::has_ended);
+        let stop = self.stops.has_stopped().then_some(Stop::Text);
+        Ok((token, stop.or(is_complete.then_some(Stop::Grammar))))
     }
 
     /// Hands out what was held back, and the end.

@@ -48,7 +48,7 @@ fn ask(prompt: &[u32], new_tokens_max: usize) -> Ask {
     let request =
         Request { prompt: prompt.to_vec(), generated: vec![], new_tokens_max, priority: 5, deadline: None, salt: 0 };
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    Ask { request, sampling, stops: vec![], stop_tokens: Arc::new([]) }
+    Ask { request, sampling, stops: vec![], stop_tokens: Arc::new([]), constraint: None, shown: Arc::new([]) }
 }
 
 fn prompt(seed: u32) -> Vec<u32> {
