@@ -301,7 +301,7 @@ impl Handle {
                 text::prepare(&language, input, &text::For { model: &id, context, priority, deadline, salt })
             })
         };
-        let text::Prepared { ask, shown } = prepared.await??;
+        let text::Prepared { ask, shown, parser } = prepared.await??;
         at(Stage::Writing);
         let prepared_in = begun.elapsed();
         let (generated, prompt_tokens) = (ask.request.generated.clone(), ask.request.prompt.len());
@@ -309,7 +309,7 @@ impl Handle {
             Ok(ended) => ended,
             Err(ask) => devices.write(&model, *ask).await?,
         };
-        Ok(Begun { model, language, from, shown, generated, prompt_tokens, prepared_in })
+        Ok(Begun { model, language, from, parser, shown, generated, prompt_tokens, prepared_in })
     }
 
     /// Why a model that was at hand is so no more.
