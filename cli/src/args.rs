@@ -1,5 +1,10 @@
 //! The command line: what can be said, with help that teaches. Parsed here, acted on in `commands`.
 
+mod bench;
+
+pub(crate) use bench::{
+    Bench, Load as BenchLoad, Output as BenchOutput, Requests as BenchRequests, Server as BenchServer,
+};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -88,6 +93,9 @@ pub(crate) enum Command {
     /// Run one inference, on this machine or through a worker or coordinator.
     #[command(subcommand)]
     Run(Run),
+    /// Load a server with requests and measure it: this grid's, or any other that speaks OpenAI's API.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Check settings.
     #[command(subcommand)]
     Config(Config),

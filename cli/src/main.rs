@@ -4,12 +4,12 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod commands;
 mod http;
 mod output;
 mod settings;
 mod shutdown;
-mod sse;
 
 use clap::{CommandFactory, FromArgMatches};
 use std::io::IsTerminal;

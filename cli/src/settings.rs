@@ -131,11 +131,16 @@ fn strings(value: &toml::Value) -> Result<Vec<String>, String> {
 }
 
 fn unknown(name: &str, known: &[String]) -> String {
-    let nearest = known.iter().min_by_key(|candidate| distance(name, candidate));
-    match nearest.filter(|candidate| distance(name, candidate) <= name.len() / 3) {
+    match nearest(name, known) {
         Some(nearest) => format!("unknown; did you mean {nearest}?"),
         None => "unknown; see --help for what there is".into(),
     }
+}
+
+/// The name that was probably meant, if any is near.
+pub(crate) fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
+    let nearest = known.iter().min_by_key(|candidate| distance(name, candidate));
+    nearest.filter(|candidate| distance(name, candidate) <= name.len() / 3)
 }
 
 /// Levenshtein's edit distance.

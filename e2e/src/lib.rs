@@ -23,6 +23,11 @@ pub fn python() -> Option<PathBuf> {
     prepared("NEUROGRID_TEST_PYTHON", "the Python clients")
 }
 
+/// Folder with the packages that the clients for Node need; `None`, said aloud, when there is none.
+pub fn node_packages() -> Option<PathBuf> {
+    prepared("NEUROGRID_TEST_NODE", "the clients for Node")
+}
+
 /// Folder of all-MiniLM-L6-v2 with safetensors and ONNX weights; `None`, said aloud, when there is none.
 pub fn minilm() -> Option<PathBuf> {
     prepared("NEUROGRID_TEST_MINILM_ONNX", "all-MiniLM-L6-v2")

@@ -10,7 +10,7 @@ use coordinator_client::wire::{Matrix, Usage, tensor};
 use models::task::{Label, Prompt, Reply, Request, Score, Text};
 use models::{DataType, NamedTensor, Tensor};
 
-use crate::text::TextDone;
+use crate::text::{Input, TextDone};
 use crate::{Done, Error, Timings};
 
 /// The request that a task's input asks.
@@ -84,12 +84,31 @@ pub fn outcome_of(done: Done) -> Outcome {
 
 /// The same of a text.
 pub fn outcome_of_text(kind: TaskKind, done: TextDone) -> Outcome {
-    let TextDone { written, usage, timings, first_token: _, model, model_digest, execution_class } = done;
+    let usage = usage_of(&done);
+    let TextDone { written, timings, model, model_digest, execution_class, .. } = done;
     let output = match kind {
         TaskKind::Chat => TaskOutput::Chat(written),
         _ => TaskOutput::Generate(written),
     };
     Outcome { output, usage, timings: timings_of(timings), model, model_digest, execution_class, batch_size: 0 }
+}
+
+/// Tokens of a text.
+pub fn usage_of(done: &TextDone) -> Usage {
+    let TextDone { input_tokens, cached_tokens, .. } = *done;
+    Usage { input_tokens, cached_tokens, output_tokens: done.written.tokens.len() as u64 }
+}
+
+/// What a task asks, where it asks for a text.
+///
+/// # Errors
+/// The task itself, where it asks for something else.
+pub fn text_of(input: TaskInput) -> Result<Input, TaskInput> {
+    match input {
+        TaskInput::Chat(input) => Ok(Input::Chat(input)),
+        TaskInput::Generate(input) => Ok(Input::Generate(input)),
+        other => Err(other),
+    }
 }
 
 fn timings_of(timings: Timings) -> coordinator_client::wire::Timings {

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use coordinator_client::api::{Code, Problem};
-use models::task::generate::chat;
 use models::task::generate::language::PromptError;
+use models::task::generate::{chat, constraint, tools};
 use models::{engine, task};
 
 use crate::generate::Refusal;
@@ -81,6 +81,22 @@ pub enum Error {
         model: String,
         /// Why not.
         error: PromptError,
+    },
+    /// The tools cannot be used.
+    #[error("{model}: {error}")]
+    Tools {
+        /// `name@version`.
+        model: String,
+        /// Why not.
+        error: tools::Error,
+    },
+    /// The form that is demanded cannot be followed.
+    #[error("{model}: {error}")]
+    Form {
+        /// `name@version`.
+        model: String,
+        /// Why not.
+        error: constraint::Error,
     },
     /// The text cannot be written, or not now.
     #[error("{model}: {refused}")]
@@ -232,6 +248,9 @@ impl Error {
             Error::Placement(_) | Error::Memory(_) => Code::OutOfMemory,
             Error::Engine { error, .. } => engine_code(error),
             Error::Prompt { error, .. } => prompt_code(error),
+            Error::Tools { error: tools::Error::Unknown, .. } => Code::WrongTask,
+            Error::Form { error, .. } if !error.is_callers() => Code::WrongTask,
+            Error::Tools { .. } | Error::Form { .. } => Code::InvalidInput,
             Error::Refused { refused, .. } => refused_code(refused),
             Error::NotWritten { .. } => Code::ModelBroken,
             Error::Panicked { .. } => Code::Internal,

@@ -301,15 +301,15 @@ impl Handle {
                 text::prepare(&language, input, &text::For { model: &id, context, priority, deadline, salt })
             })
         };
-        let text::Prepared { ask, shown } = prepared.await??;
+        let text::Prepared { ask, shown, parser } = prepared.await??;
         at(Stage::Writing);
         let prepared_in = begun.elapsed();
         let (generated, prompt_tokens) = (ask.request.generated.clone(), ask.request.prompt.len());
-        let from = match text::is_complete(&ask) {
-            Some(end) => text::ended(end, prompt_tokens),
-            None => devices.write(&model, ask).await?,
+        let from = match text::complete(ask, language.tokenizer()) {
+            Ok(ended) => ended,
+            Err(ask) => devices.write(&model, *ask).await?,
         };
-        Ok(Begun { model, language, from, shown, generated, prompt_tokens, prepared_in })
+        Ok(Begun { model, language, from, parser, shown, generated, prompt_tokens, prepared_in })
     }
 
     /// Why a model that was at hand is so no more.
@@ -515,7 +515,7 @@ impl Watched {
     /// A text is at its end.
     pub(crate) fn wrote(self, done: &TextDone, new_tokens: usize, took: Duration) {
         self.metrics(|metrics| {
-            metrics.task_done(done.usage.input_tokens, done.timings, took);
+            metrics.task_done(done.input_tokens, done.timings, took);
             metrics.text_done(new_tokens, done.first_token, done.timings.device);
         });
     }

@@ -14,12 +14,13 @@ use std::{
 /// Runs every check and test: tidy, formatting, clippy, all tests, and those of the comparison with peers.
 ///
 /// Installs first what the tests need into a Python environment (.venv, or NEUROGRID_TEST_VENV), from the pinned
-/// e2e/requirements.txt; again only when that file changes. What cannot be installed is skipped, and listed at the end
+/// e2e/requirements.txt; again only when that file changes; and, where Node is there, its packages of e2e/clients/package.json. What cannot be installed is skipped, and listed at the end
 /// with the reason.
 ///
 /// The tests find what was prepared in these variables; where one is not set, they say what they skip:
 ///
 ///   NEUROGRID_TEST_PYTHON       Python with the client packages
+///   NEUROGRID_TEST_NODE         folder with the client packages for Node
 ///   NEUROGRID_TEST_MINILM       folder of the all-MiniLM-L6-v2 checkpoint (safetensors)
 ///   NEUROGRID_TEST_MINILM_ONNX  folder of the same, with the ONNX graph that models/scripts exports beside it
 ///   NEUROGRID_TEST_ORT          ONNX Runtime's shared library
@@ -54,6 +55,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
 
     if options.prepare_only {
         report.step("python", |report| python_environment(root, &target, &mut variables, report));
+        report.step("node", |report| node_packages(root, &target, &mut variables, report));
         write_shell_file(&target, &variables)?;
         println!("\n== summary\n{report}");
         return Ok(report.passed());
@@ -61,6 +63,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     report.step("tidy", |_| tidy::check(root));
     report.step("format", |_| process::succeeds(process::cargo(root).args(["fmt", "--all", "--check"])));
     report.step("python", |report| python_environment(root, &target, &mut variables, report));
+    report.step("node", |report| node_packages(root, &target, &mut variables, report));
     if options.fast {
         report.leave_out("clippy", "--fast");
         report.leave_out("end-to-end tests", "--fast");
@@ -101,6 +104,30 @@ fn write_shell_file(target: &Path, variables: &Variables) -> Result<()> {
 /// One line of a shell, with the value quoted.
 fn exported(name: &str, value: &str) -> String {
     format!("export {name}='{}'\n", value.replace('\'', r"'\''"))
+}
+
+/// Installs the packages for Node, again only when their list changes. A machine without Node goes without.
+fn node_packages(root: &Path, target: &Path, variables: &mut Variables, report: &mut Report) -> Result<bool> {
+    let (from, folder) = (root.join("e2e/clients"), target.join("node"));
+    let lock = fs::read(from.join("package-lock.json"))?;
+    if fs::read(folder.join("package-lock.json")).ok().as_ref() != Some(&lock) || !folder.join("done").exists() {
+        fs::create_dir_all(&folder)?;
+        drop(fs::remove_file(folder.join("done")));
+        for name in ["package.json", "package-lock.json"] {
+            fs::copy(from.join(name), folder.join(name))?;
+        }
+        let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
+        let install = process::output(Command::new(npm).args(["ci", "--no-audit", "--no-fund"]).current_dir(&folder));
+        let works = install.and_then(|_| process::output(Command::new("node").arg("--version")));
+        if let Err(error) = works {
+            println!("skipped: the clients for Node: {error:#}");
+            report.skip("the clients for Node", &format!("{error:#}"));
+            return Ok(true);
+        }
+        fs::write(folder.join("done"), "")?;
+    }
+    variables.insert("NEUROGRID_TEST_NODE", folder);
+    Ok(true)
 }
 
 /// Installs the Python packages and prepares the models. What is missing is noted; only a broken export is a failure.

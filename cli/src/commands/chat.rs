@@ -1,7 +1,8 @@
 //! `neurogrid run chat` and `run generate`: texts on the terminal as they are written, in this process, on a worker, or through a coordinator.
 
 use crate::args::{Access, Global, Target, Writing};
-use crate::{output, sse};
+use crate::bench::sse;
+use crate::output;
 use anyhow::Context;
 use coordinator_client::api::Problem;
 use coordinator_client::wire::task::Text;
@@ -155,8 +156,14 @@ async fn converse(writer: &Writer, model: &str, writing: &Writing, mut talk: Con
     eprintln!("Talking with {model}; /help says what else can be typed.");
     loop {
         eprint!("> ");
-        // On a thread of its own: reading a terminal blocks.
-        let line = tokio::task::spawn_blocking(|| read_line(&mut std::io::stdin().lock())).await??;
+        // On a thread of its own: reading a terminal blocks, and nothing ends it but the end of the program.
+        let line = tokio::select! {
+            line = tokio::task::spawn_blocking(|| read_line(&mut std::io::stdin().lock())) => line??,
+            _ = tokio::signal::ctrl_c() => {
+                eprintln!();
+                std::process::exit(130);
+            }
+        };
         match line {
             None | Some(Line::Exit) => return Ok(ExitCode::SUCCESS),
             Some(Line::Empty) => {}
@@ -269,8 +276,8 @@ impl Writer {
                         Next::End(done) => {
                             return Ok(Answer {
                                 finish: done.written.finish.name().into(),
-                                input_tokens: done.usage.input_tokens,
-                                output_tokens: done.usage.output_tokens,
+                                input_tokens: done.input_tokens,
+                                output_tokens: done.written.tokens.len() as u64,
                                 text: done.written.text,
                             });
                         }

@@ -1,5 +1,6 @@
 //! One file per command. Each turns its arguments into options of a library, calls it, and prints what came of it.
 
+mod bench;
 mod chat;
 mod config;
 mod coordinator;
@@ -27,6 +28,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor(options) => doctor::run(&global, options).await,
         Command::Models(command) => models::run(&global, command).await,
         Command::Run(command) => run::run(&global, command).await,
+        Command::Bench(bench) => bench::run(&global, bench).await,
         Command::Config(command) => config::run(&global, &command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "neurogrid", &mut std::io::stdout());

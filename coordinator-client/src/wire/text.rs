@@ -1,7 +1,7 @@
 //! What is asked of a model that writes text, and what it writes: whole in a result, piece by piece in progress frames. The same types serve
 //! JSON for people and MessagePack on the link. Types only.
 
-use super::task::Text;
+pub use super::task::Text;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;

@@ -113,6 +113,29 @@ impl Tokenizer {
         }
     }
 
+    /// The library's own, where it was read from a file.
+    pub(super) fn file(&self) -> Option<&tokenizers::Tokenizer> {
+        match &self.0 {
+            Kind::File(tokenizer) => Some(tokenizer),
+            Kind::Words { .. } => None,
+        }
+    }
+
+    /// The text of tokens, without special ones but `shown`.
+    ///
+    /// # Errors
+    /// The library's words.
+    pub fn text_showing(&self, ids: &[u32], shown: &[u32]) -> Result<String, String> {
+        let Kind::File(tokenizer) = &self.0 else { return self.text(ids) };
+        if !ids.iter().any(|id| shown.contains(id)) {
+            return self.text(ids);
+        }
+        let added = tokenizer.get_added_vocabulary();
+        let is_special = |id: &u32| tokenizer.id_to_token(*id).is_some_and(|token| added.is_special_token(&token));
+        let ids: Vec<u32> = ids.iter().copied().filter(|id| shown.contains(id) || !is_special(id)).collect();
+        tokenizer.decode(&ids, false).map_err(|e| e.to_string())
+    }
+
     /// The text of tokens, without special ones.
     ///
     /// # Errors
@@ -163,6 +186,12 @@ impl Tokenizer {
             Kind::File(tokenizer) => tokenizer.token_to_id(token),
             Kind::Words { marked, .. } => marked.iter().find(|(mark, _)| *mark == token).map(|(_, id)| *id),
         }
+    }
+
+    /// The number of a special token.
+    pub fn special_id(&self, token: &str) -> Option<u32> {
+        let is_special = self.file().is_none_or(|file| file.get_added_vocabulary().is_special_token(token));
+        self.id(token).filter(|_| is_special)
     }
 
     /// Tokens of a text, its special tokens included.

@@ -27,13 +27,22 @@ impl std::fmt::Debug for Desk {
 }
 
 /// What becomes of a text that is put on a desk: where its tokens come from, or why it is not taken.
-pub type Answer = oneshot::Sender<Result<mpsc::Receiver<Event>, Refused>>;
+pub type Answer = oneshot::Sender<Result<mpsc::Receiver<Event>, NotTaken>>;
+
+/// Why a text is not taken.
+#[derive(Debug)]
+pub enum NotTaken {
+    /// It cannot be written.
+    Refused(Refused),
+    /// There is no desk: the model crashed, or was taken down. The text is handed back.
+    NoDesk(Box<Ask>),
+}
 
 impl Desk {
     /// Takes a text on, or says why not.
     pub(super) fn take(&mut self, ask: Ask, answer: Answer) {
         // Whoever has left drops the channel with the text's end, and so calls it off.
-        drop(answer.send(self.writer.submit(Instant::now(), ask)));
+        drop(answer.send(self.writer.submit(Instant::now(), ask).map_err(NotTaken::Refused)));
     }
 
     /// Whether there are texts on it.

@@ -25,6 +25,7 @@ use crate::batch::policy::{Limits, Policy};
 use crate::generate::writer::{Ask, Event};
 use crate::metrics::Metrics;
 use crate::{Error, cache, config};
+use desk::NotTaken;
 use ledger::Ledger;
 use resident::{Condition, Resident, Use};
 use thread::Command;
@@ -236,18 +237,20 @@ impl Devices {
     /// # Errors
     /// When the model refuses it, or is gone.
     pub(crate) async fn write(&self, resident: &Resident, ask: Ask) -> Result<mpsc::Receiver<Event>, Error> {
+        let mut ask = Box::new(ask);
         // What crashed is waited for, as often as it may crash.
         for _ in 0..=self.0.options.devices.panics_max {
             let (answer, answered) = oneshot::channel();
-            self.queue_of(resident).command(Command::Write(resident.lane, Box::new(ask.clone()), answer));
-            if let Ok(answer) = answered.await {
-                return answer.map_err(|refused| Error::Refused { model: resident.id.clone(), refused });
-            }
-            // There is no desk: it crashed, or it was taken down.
-            match resident.condition() {
-                Condition::Ready => break,
-                Condition::Reloading | Condition::Broken => {}
-            }
+            self.queue_of(resident).command(Command::Write(resident.lane, ask, answer));
+            ask = match answered.await {
+                Ok(Ok(from)) => return Ok(from),
+                Ok(Err(NotTaken::Refused(refused))) => {
+                    return Err(Error::Refused { model: resident.id.clone(), refused });
+                }
+                Ok(Err(NotTaken::NoDesk(ask))) if resident.condition() != Condition::Ready => ask,
+                // It was taken down, or the thread has ended.
+                Ok(Err(NotTaken::NoDesk(_))) | Err(_) => break,
+            };
             if resident.settled().await == Condition::Broken {
                 return Err(Error::Broken { model: resident.id.clone(), times: resident.panics() });
             }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use models::engine::{self, Engine, Item, Output, Side};
 
-use super::desk::{Answer, Desk};
+use super::desk::{Answer, Desk, NotTaken};
 use crate::Error;
 use crate::batch::backlog::{Batch, JobId, LaneId, halves};
 use crate::batch::{Queue, Work};
@@ -140,9 +140,9 @@ fn carry_out(seats: &mut Seats, desks: &mut Desks, command: Command) {
             done
         }
         Command::Write(lane, ask, answer) => {
-            // Without a desk the answer is dropped, which says that the model is gone.
-            if let Some(desk) = desks.get_mut(&lane) {
-                desk.take(*ask, answer);
+            match desks.get_mut(&lane) {
+                Some(desk) => desk.take(*ask, answer),
+                None => drop(answer.send(Err(NotTaken::NoDesk(ask)))),
             }
             return;
         }

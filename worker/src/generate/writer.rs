@@ -11,6 +11,7 @@ use std::time::Instant;
 use models::engine::{self, Generator};
 use models::generate::{Sampled, SequenceId};
 use models::task::Tokenizer;
+use models::task::generate::constraint::{self, Constraint};
 use models::task::generate::sampling::{self, Choice, Sampler, Sampling, Scratch};
 use models::task::generate::stop::Stops;
 use models::task::generate::text::TextStream;
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use super::{End, Ended, Refusal, Request, Scheduler, Stop};
 
 /// A text to be written.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Ask {
     /// What the scheduler needs to know.
     pub request: Request,
@@ -31,6 +32,8 @@ pub struct Ask {
     pub stops: Stops,
     /// Tokens that end a text. They are no part of it.
     pub stop_tokens: Arc<[u32]>,
+    /// The form that it must have. What was generated already has been pushed.
+    pub constraint: Option<Constraint>,
 }
 
 /// What a caller gets.
@@ -63,6 +66,9 @@ pub enum Failure {
     /// No token could be chosen.
     #[error(transparent)]
     Sampling(#[from] sampling::Error),
+    /// Its form allows no token that there is.
+    #[error(transparent)]
+    Constraint(#[from] constraint::Error),
     /// The tokenizer could not turn its tokens into text.
     #[error("its tokens could not be turned into text: {0}")]
     Text(String),
@@ -112,6 +118,7 @@ pub enum Refused {
 /// What is kept of a text that is being written.
 struct Text {
     sampler: Sampler,
+    constraint: Option<Constraint>,
     stream: TextStream,
     stops: Stops,
     stop_tokens: Arc<[u32]>,
@@ -156,7 +163,7 @@ impl Writer {
     /// # Errors
     /// At once, with figures, when it cannot be.
     pub fn submit(&mut self, now: Instant, ask: Ask) -> Result<mpsc::Receiver<Event>, Refused> {
-        let Ask { request, sampling, stream, stops, stop_tokens } = ask;
+        let Ask { request, sampling, stream, stops, stop_tokens, constraint } = ask;
         sampling.check()?;
         let vocabulary = self.engine.info().vocabulary;
         let of_bias = sampling.bias.iter().map(|(token, _)| token);
@@ -169,7 +176,7 @@ impl Writer {
         let most = request.new_tokens_max.saturating_sub(request.generated.len()).saturating_add(1);
         let id = self.scheduler.submit(now, request)?;
         let (to, from) = mpsc::channel(most);
-        self.texts.insert(id, Text { sampler, stream, stops, stop_tokens, to });
+        self.texts.insert(id, Text { sampler, constraint, stream, stops, stop_tokens, to });
         Ok(from)
     }
 
@@ -249,15 +256,21 @@ impl Text {
         position: usize,
         scratch: &mut Scratch,
     ) -> Result<(u32, Option<Stop>), Failure> {
-        let choice = self.sampler.choose(logits, position, scratch)?;
+        let allowed = self.constraint.as_mut().map(|constraint| constraint.mask(logits.len())).transpose()?;
+        let choice = self.sampler.choose(logits, allowed, position, scratch)?;
         let token = choice.token;
         if self.stop_tokens.contains(&token) {
             return Ok((token, Some(Stop::Token)));
         }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.push(token)?;
+        }
         let text = self.stream.push(tokenizer, token).map_err(Failure::Text)?;
         let text = self.stops.push(&text);
         self.tell(Event::Token { choice, text });
-        Ok((token, self.stops.has_stopped().then_some(Stop::Text)))
+        let is_complete = self.constraint.as_ref().is_some_and(Constraint::has_ended);
+        let stop = self.stops.has_stopped().then_some(Stop::Text);
+        Ok((token, stop.or(is_complete.then_some(Stop::Grammar))))
     }
 
     /// Hands out what was held back, and the end.

@@ -18,7 +18,8 @@ use utoipa_axum::routes;
 use super::Shared;
 use super::body::{Json, answer};
 use super::error::Refusal;
-use crate::text::{Input, NewText, Next, Writing};
+use crate::convert::{text_of, usage_of};
+use crate::text::{NewText, Next, Writing};
 
 /// So often something is sent while nothing is written, so that nobody between takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -48,7 +49,7 @@ async fn completions(
 
 async fn write(app: &Shared, model: String, task: TaskInput, how: How) -> Result<Response, Refusal> {
     let no_text = |_| Refusal::new(Code::Internal, "a request for a text asks for another task");
-    let input = Input::of_task(task).map_err(no_text)?;
+    let input = text_of(task).map_err(no_text)?;
     let writing = app.handle.write(NewText::new(model, input)).await?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let head = Head::new(how.shape, TaskId::new(), created, writing.model().to_owned());
@@ -61,10 +62,10 @@ async fn write(app: &Shared, model: String, task: TaskInput, how: How) -> Result
         return Ok(sse.keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response());
     }
     let done = writing.whole().await?;
-    let bytes = done.written.text.len();
+    let (usage, bytes) = (usage_of(&done), done.written.text.len());
     match how.shape {
-        Shape::Chat => answer(app, bytes, move || Ok(ChatCompletion::new(head, done.written, done.usage))).await,
-        Shape::Completion => answer(app, bytes, move || Ok(Completion::new(head, done.written, done.usage))).await,
+        Shape::Chat => answer(app, bytes, move || Ok(ChatCompletion::new(head, done.written, usage))).await,
+        Shape::Completion => answer(app, bytes, move || Ok(Completion::new(head, done.written, usage))).await,
     }
 }
 
@@ -74,7 +75,7 @@ async fn next((mut writing, mut chunks): (Writing, Chunks)) -> (Vec<Event>, Opti
     match writing.next().await {
         Some(Ok(Next::Piece(piece))) => (events(chunks.piece(&piece)), Some((writing, chunks))),
         Some(Ok(Next::End(done))) => {
-            let mut last = chunks.end(done.written.finish, done.usage);
+            let mut last = chunks.end(done.written.finish, usage_of(&done));
             last.push("[DONE]".into());
             (events(last), None)
         }

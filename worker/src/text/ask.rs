@@ -1,14 +1,19 @@
 //! What is asked becomes what the device's thread takes: prompt, sampling, stops. Pure; for the CPU pool.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coordinator_client::wire::task::Text;
-use coordinator_client::wire::text::{ChatInput, GenerateInput, ToolChoice, WriteOptions};
+use coordinator_client::wire::text::{
+    self as wire, ChatInput, GenerateInput, JsonText, Text, ToolChoice, WriteOptions,
+};
+use models::task::Tokenizer;
+use models::task::generate::constraint::{self, Constraint, Format};
 use models::task::generate::language::{Language, PromptError};
 use models::task::generate::sampling::Sampling;
 use models::task::generate::stop::Stops;
 use models::task::generate::text::TextStream;
+use models::task::generate::tools::{Choice, Found, Parser, Tools};
 
 use tokio::sync::mpsc;
 
@@ -37,10 +42,13 @@ pub(crate) struct For<'a> {
     pub(crate) salt: u64,
 }
 
-/// A text as the device's thread takes it, and what was shown of it elsewhere.
+/// A text as the device's thread takes it.
 pub(crate) struct Prepared {
     pub(crate) ask: Ask,
-    pub(crate) shown: String,
+    /// What was shown of it elsewhere.
+    pub(crate) shown: Found,
+    /// Finds calls in the rest.
+    pub(crate) parser: Option<Parser>,
 }
 
 /// Prepares a text.
@@ -49,10 +57,15 @@ pub(crate) struct Prepared {
 /// When it becomes no prompt, or something is out of its range.
 pub(crate) fn prepare(language: &Language, input: Input, to: &For<'_>) -> Result<Prepared, Error> {
     let refuse = |error: PromptError| Error::Prompt { model: to.model.to_owned(), error };
+    let mut tools = None;
     let (prompt, options) = match input {
-        Input::Chat(ChatInput { messages, tools, tool_choice, options }) => {
-            let tools = tools.filter(|_| tool_choice != Some(ToolChoice::None));
-            (language.chat(messages.as_str(), tools.as_ref().map(|tools| tools.as_str())).map_err(refuse)?, options)
+        Input::Chat(ChatInput { messages, tools: stated, tool_choice, options }) => {
+            let choice = tool_choice.map_or(Choice::Auto, choice_of);
+            let stated = language.tools(stated.as_ref().map(JsonText::as_str), &choice);
+            let stated = stated.map_err(|error| Error::Tools { model: to.model.to_owned(), error })?;
+            let prompt = language.chat(messages.as_str(), stated.prompt()).map_err(refuse)?;
+            tools = Some(stated);
+            (prompt, options)
         }
         Input::Generate(GenerateInput { prompt: Text::Words(words), options }) => {
             (language.prompt(&words).map_err(refuse)?, options)
@@ -60,43 +73,80 @@ pub(crate) fn prepare(language: &Language, input: Input, to: &For<'_>) -> Result
         Input::Generate(GenerateInput { prompt: Text::Ids(ids), options }) => (ids, options),
     };
     let sampling = sampling(language.sampling(), &options);
-    let WriteOptions { max_tokens, stop, ignore_eos, generated, .. } = options;
+    let WriteOptions { max_tokens, stop, ignore_eos, format, generated, .. } = options;
     check_stops(&stop)?;
     let room = to.context.saturating_sub(prompt.len());
     let new_tokens_max = max_tokens.map_or(room.max(1), |most| most as usize);
     if new_tokens_max == 0 {
         return Err(Error::Request("max_tokens is 0; ask for at least one token".into()));
     }
+
+    let shapeless = |error: constraint::Error| Error::Form { model: to.model.to_owned(), error };
+    let format = format.map(format_of);
+    // A call that is demanded is all that there is to be.
+    let format = tools.as_ref().and_then(Tools::format).or(format.as_ref());
+    let mut constraint = format.map(|format| language.constraint(format)).transpose().map_err(shapeless)?;
+
     let untold = |detail: String| refuse(PromptError::Tokens(detail));
-    let mut stream = TextStream::after(language.tokenizer(), &prompt).map_err(untold)?;
+    let marks = tools.as_ref().map(|tools| Arc::clone(tools.shown())).unwrap_or_default();
+    let mut parser = tools.as_ref().and_then(Tools::parser);
+    let mut stream = TextStream::showing(language.tokenizer(), &prompt, marks).map_err(untold)?;
     let mut stops = Stops::new(stop);
-    let mut shown = String::new();
+    let mut shown = Found::default();
     for token in &generated {
-        let text = stream.push(language.tokenizer(), *token).map_err(untold)?;
-        shown.push_str(&stops.push(&text));
+        if let Some(constraint) = &mut constraint {
+            constraint.push(*token).map_err(shapeless)?;
+        }
+        let text = stops.push(&stream.push(language.tokenizer(), *token).map_err(untold)?);
+        let Found { text, calls } = find(&mut parser, text);
+        shown.text.push_str(&text);
+        shown.calls.extend(calls);
     }
     let &For { priority, deadline, salt, .. } = to;
     let request = Request { prompt, generated, new_tokens_max, priority, deadline: Some(deadline), salt };
     let stop_tokens = if ignore_eos { [].into() } else { language.end_tokens().clone() };
-    Ok(Prepared { ask: Ask { request, sampling, stream, stops, stop_tokens }, shown })
+    Ok(Prepared { ask: Ask { request, sampling, stream, stops, stop_tokens, constraint }, shown, parser })
 }
 
-/// How a text ends whose last token was written elsewhere.
-pub(crate) fn is_complete(ask: &Ask) -> Option<End> {
-    let Request { generated, new_tokens_max, .. } = &ask.request;
-    match ask.stops.has_stopped() {
-        true => Some(End::Stopped(Stop::Text)),
-        false => (!generated.is_empty() && generated.len() >= *new_tokens_max).then_some(End::Length),
+/// What a piece of text turns out to be, where calls are looked for.
+pub(super) fn find(parser: &mut Option<Parser>, text: String) -> Found {
+    match parser {
+        Some(parser) => parser.push(&text),
+        None => Found { text, calls: vec![] },
     }
 }
 
-/// What a caller gets of a text of which nothing is left to write.
-pub(crate) fn ended(end: End, prompt_tokens: usize) -> mpsc::Receiver<Event> {
-    let (to, from) = mpsc::channel(1);
+fn choice_of(choice: ToolChoice) -> Choice {
+    match choice {
+        ToolChoice::None => Choice::None,
+        ToolChoice::Auto => Choice::Auto,
+        ToolChoice::Required => Choice::Required,
+        ToolChoice::Function(name) => Choice::Function(name),
+    }
+}
+
+fn format_of(format: wire::Format) -> Format {
+    match format {
+        wire::Format::JsonObject => Format::JsonObject,
+        wire::Format::JsonSchema(schema) => Format::JsonSchema(schema.as_str().to_owned()),
+        wire::Format::Regex(pattern) => Format::Regex(pattern),
+        wire::Format::Grammar(grammar) => Format::Grammar(grammar),
+    }
+}
+
+/// The end of a text whose last token was written elsewhere, as its caller gets it; else the text itself, of which something is left.
+pub(crate) fn complete(ask: Ask, tokenizer: &Tokenizer) -> Result<mpsc::Receiver<Event>, Box<Ask>> {
+    let Request { prompt, generated, new_tokens_max, .. } = &ask.request;
+    let end = match ask.stops.has_stopped() {
+        true => End::Stopped(Stop::Text),
+        false if ask.constraint.as_ref().is_some_and(Constraint::has_ended) => End::Stopped(Stop::Grammar),
+        false if !generated.is_empty() && generated.len() >= *new_tokens_max => End::Length,
+        false => return Err(Box::new(ask)),
+    };
     let ended = Ended {
         id: 0,
         end,
-        prompt_tokens,
+        prompt_tokens: prompt.len(),
         cached_tokens: 0,
         new_tokens: 0,
         preemptions: 0,
@@ -104,8 +154,12 @@ pub(crate) fn ended(end: End, prompt_tokens: usize) -> mpsc::Receiver<Event> {
         first_token: None,
         total: Duration::ZERO,
     };
-    to.try_send(Event::Ended { ended, text: String::new() }).expect("it has room for one");
-    from
+    let Ask { stream, mut stops, .. } = ask;
+    let open = stream.finish(tokenizer).unwrap_or_default();
+    let text = stops.push(&open) + &stops.finish();
+    let (to, from) = mpsc::channel(1);
+    to.try_send(Event::Ended { ended, text }).expect("it has room for one");
+    Ok(from)
 }
 
 fn check_stops(stops: &[String]) -> Result<(), Error> {
@@ -141,9 +195,7 @@ fn sampling(own: &Sampling, options: &WriteOptions) -> Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use coordinator_client::wire::text::JsonText;
     use models::backend::fake_generator;
-    use std::sync::Arc;
 
     fn language() -> Arc<Language> {
         fake_generator::loaded(1 << 20).language
@@ -185,7 +237,7 @@ mod tests {
         let shown = |stop: &[&str]| {
             let stop = stop.iter().map(|stop| (*stop).to_owned()).collect();
             let options = WriteOptions { generated: generated.clone(), stop, ..Default::default() };
-            try_prepare(generate(options)).unwrap().shown
+            try_prepare(generate(options)).unwrap().shown.text
         };
         assert_eq!(shown(&[]), "w20 w21 w22 ");
         // The beginning of a stop string is held back.
@@ -197,10 +249,18 @@ mod tests {
         let end = |max_tokens, stop: &[&str]| {
             let stop = stop.iter().map(|stop| (*stop).to_owned()).collect();
             let options = WriteOptions { generated: vec![20, 21], stop, max_tokens, ..Default::default() };
-            is_complete(&try_prepare(generate(options)).unwrap().ask)
+            let ask = try_prepare(generate(options)).unwrap().ask;
+            let mut from = complete(ask, language().tokenizer()).ok()?;
+            match from.try_recv() {
+                Ok(Event::Ended { ended, text }) => Some((ended.end, text)),
+                other => panic!("{other:?}"),
+            }
         };
-        assert_eq!((end(Some(2), &[]), end(Some(3), &[])), (Some(End::Length), None));
-        assert_eq!(end(Some(3), &["w21"]), Some(End::Stopped(Stop::Text)));
+        assert_eq!(end(Some(2), &[]), Some((End::Length, String::new())));
+        assert_eq!(end(Some(3), &[]), None);
+        assert_eq!(end(Some(3), &["w21"]), Some((End::Stopped(Stop::Text), String::new())));
+        // What was held back for a stop string that does not come is shown now.
+        assert_eq!(end(Some(2), &["w21 w"]), Some((End::Length, "w21 ".to_owned())));
     }
 
     #[test]

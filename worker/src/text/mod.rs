@@ -12,14 +12,13 @@
 
 mod ask;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coordinator_client::wire::text::{ChatInput, Finish, GenerateInput, Piece, TokenLogprob, Written};
-use coordinator_client::wire::{TaskInput, Usage};
+use coordinator_client::wire::text::{ChatInput, Finish, GenerateInput, Piece, TokenLogprob, ToolCall, Written};
 use models::task::generate::language::Language;
 use models::task::generate::sampling::Choice;
+use models::task::generate::tools::{Call, Found, Parser};
 use tokio::sync::mpsc;
 
 use crate::Error;
@@ -30,7 +29,7 @@ use crate::generate::writer::{Event, Failure};
 use crate::generate::{End, Ended};
 use crate::service::{Handle, NewTask, Timings, Watched};
 
-pub(crate) use ask::{For, Prepared, ended, is_complete, prepare};
+pub(crate) use ask::{For, Prepared, complete, prepare};
 
 /// A text as it is asked for.
 #[derive(Debug, Clone)]
@@ -65,18 +64,6 @@ impl Input {
             Input::Generate(_) => "generate",
         }
     }
-
-    /// What a task asks, where it asks for a text; else the task itself.
-    ///
-    /// # Errors
-    /// The task.
-    pub fn of_task(input: TaskInput) -> Result<Self, TaskInput> {
-        match input {
-            TaskInput::Chat(input) => Ok(Input::Chat(input)),
-            TaskInput::Generate(input) => Ok(Input::Generate(input)),
-            other => Err(other),
-        }
-    }
 }
 
 impl NewText {
@@ -91,8 +78,10 @@ impl NewText {
 pub struct TextDone {
     /// All of it.
     pub written: Written,
-    /// Tokens.
-    pub usage: Usage,
+    /// Tokens of the prompt.
+    pub input_tokens: u64,
+    /// Of these, tokens that were not computed because the KV cache had them.
+    pub cached_tokens: u64,
     /// Where the time went.
     pub timings: Timings,
     /// From its arrival at the device to its first token.
@@ -119,8 +108,10 @@ pub struct Writing {
     model: Use,
     language: Arc<Language>,
     from: mpsc::Receiver<Event>,
-    /// What was taken from the channel and not given out: at most an end behind a piece.
-    taken: VecDeque<Event>,
+    /// What was taken from the channel and not given out: the end, behind a piece.
+    taken: Option<Event>,
+    /// Finds calls of tools in the text, where there may be any.
+    parser: Option<Parser>,
     /// So far.
     written: Written,
     prompt_tokens: usize,
@@ -142,8 +133,9 @@ pub(crate) struct Begun {
     pub(crate) model: Use,
     pub(crate) language: Arc<Language>,
     pub(crate) from: mpsc::Receiver<Event>,
+    pub(crate) parser: Option<Parser>,
     /// What was shown elsewhere already, and the tokens that it was shown for.
-    pub(crate) shown: String,
+    pub(crate) shown: Found,
     pub(crate) generated: Vec<u32>,
     pub(crate) prompt_tokens: usize,
     pub(crate) prepared_in: Duration,
@@ -159,14 +151,16 @@ pub(crate) struct Inside {
 
 impl Writing {
     pub(crate) fn new(begun: Begun, inside: Inside) -> Self {
-        let Begun { model, language, from, shown, generated, prompt_tokens, prepared_in } = begun;
+        let Begun { model, language, from, parser, shown, generated, prompt_tokens, prepared_in } = begun;
         let Inside { worker, started, watched, permit } = inside;
-        let written = Written { text: shown, tokens: generated, ..nothing() };
+        let tool_calls = shown.calls.into_iter().map(call_of).collect();
+        let written = Written { text: shown.text, tokens: generated, tool_calls, ..nothing() };
         Self {
             model,
             language,
             from,
-            taken: VecDeque::new(),
+            taken: None,
+            parser,
             written,
             prompt_tokens,
             prepared_in,
@@ -190,7 +184,7 @@ impl Writing {
         self.watched.as_ref()?;
         let mut piece = Piece::default();
         loop {
-            let event = match self.taken.pop_front() {
+            let event = match self.taken.take() {
                 Some(event) => Some(event),
                 None if piece.tokens.is_empty() => self.from.recv().await,
                 None => match self.from.try_recv() {
@@ -201,26 +195,40 @@ impl Writing {
             match event {
                 Some(Event::Token { choice, text }) => {
                     piece.tokens.push(choice.token);
-                    piece.text.push_str(&text);
+                    self.find(&mut piece, text);
                     piece.logprobs.extend(self.logprob(&choice));
                     if piece.tokens.len() == PIECE_TOKENS_MAX {
                         return Some(Ok(self.give(piece)));
                     }
                 }
-                Some(Event::Ended { ended, text }) if !text.is_empty() => {
-                    piece.text.push_str(&text);
-                    self.taken.push_back(Event::Ended { ended, text: String::new() });
+                Some(Event::Ended { ended, text }) => {
+                    self.find(&mut piece, text);
+                    if let Some(parser) = self.parser.take() {
+                        add(&mut piece, parser.finish());
+                    }
+                    if is_empty(&piece) {
+                        return Some(self.end(ended));
+                    }
+                    self.taken = Some(Event::Ended { ended, text: String::new() });
                     return Some(Ok(self.give(piece)));
                 }
-                Some(end) if !piece.tokens.is_empty() => {
-                    self.taken.push_back(end);
+                Some(failed @ Event::Failed(_)) if !piece.tokens.is_empty() => {
+                    self.taken = Some(failed);
                     return Some(Ok(self.give(piece)));
                 }
-                Some(Event::Ended { ended, .. }) => return Some(self.end(ended)),
                 Some(Event::Failed(failure)) => return Some(Err(self.fail(failure))),
+                None if !piece.tokens.is_empty() => {
+                    self.taken = Some(Event::Failed(Failure::Unloaded));
+                    return Some(Ok(self.give(piece)));
+                }
                 None => return Some(Err(self.fail(Failure::Unloaded))),
             }
         }
+    }
+
+    /// Puts a piece of the text where it belongs: to what is shown, or to a call.
+    fn find(&mut self, piece: &mut Piece, text: String) {
+        add(piece, ask::find(&mut self.parser, text));
     }
 
     /// Waits for the end.
@@ -241,6 +249,7 @@ impl Writing {
     fn give(&mut self, piece: Piece) -> Next {
         self.written.text.push_str(&piece.text);
         self.written.tokens.extend_from_slice(&piece.tokens);
+        self.written.tool_calls.extend_from_slice(&piece.tool_calls);
         self.written.logprobs.extend_from_slice(&piece.logprobs);
         Next::Piece(piece)
     }
@@ -256,6 +265,7 @@ impl Writing {
 
     fn end(&mut self, ended: Ended) -> Result<Next, Error> {
         self.written.finish = match ended.end {
+            End::Stopped(_) if !self.written.tool_calls.is_empty() => Finish::ToolCalls,
             End::Stopped(_) => Finish::Stop,
             End::Length => Finish::Length,
             End::Deadline => {
@@ -273,11 +283,8 @@ impl Writing {
             finish: Duration::ZERO,
         };
         let done = TextDone {
-            usage: Usage {
-                input_tokens: self.prompt_tokens as u64,
-                cached_tokens: ended.cached_tokens.min(self.prompt_tokens) as u64,
-                output_tokens: written.tokens.len() as u64,
-            },
+            input_tokens: self.prompt_tokens as u64,
+            cached_tokens: ended.cached_tokens.min(self.prompt_tokens) as u64,
             written,
             timings,
             first_token: ended.first_token,
@@ -297,7 +304,7 @@ impl Writing {
             Failure::Engine(error) => Error::Engine { model, error },
             Failure::Panicked => Error::Panicked { model },
             Failure::Unloaded => self.worker.why_gone(&model),
-            failure @ (Failure::Sampling(_) | Failure::Text(_)) => {
+            failure @ (Failure::Sampling(_) | Failure::Constraint(_) | Failure::Text(_)) => {
                 Error::NotWritten { model, detail: failure.to_string() }
             }
         };
@@ -310,6 +317,19 @@ impl Writing {
         }
         error
     }
+}
+
+fn add(piece: &mut Piece, Found { text, calls }: Found) {
+    piece.text.push_str(&text);
+    piece.tool_calls.extend(calls.into_iter().map(call_of));
+}
+
+fn is_empty(piece: &Piece) -> bool {
+    *piece == Piece::default()
+}
+
+fn call_of(Call { name, arguments }: Call) -> ToolCall {
+    ToolCall { name, arguments }
 }
 
 fn nothing() -> Written {

@@ -14,7 +14,10 @@ async fn a_model_is_loaded_when_it_is_asked_for_and_unloaded_when_that_is_said()
     assert!(info.get("loaded").is_none());
     let names = bench.api.get("/api/models").await.ok()["models"].as_array().unwrap().clone();
     let names: Vec<&str> = names.iter().filter_map(|model| model["id"].as_str()).collect();
-    assert_eq!(names, ["digits@1", "labels@1", "minilm-tiny@1", "pairs@1", "tensors@1", "texts@1", "writer@1"]);
+    assert_eq!(
+        names,
+        ["debian-tiny-chat@1", "digits@1", "labels@1", "minilm-tiny@1", "pairs@1", "tensors@1", "texts@1", "writer@1"]
+    );
 
     for name in ["texts", "texts@1"] {
         let loaded = bench.api.post(&format!("/api/models/{name}"), json!({})).await.ok();

@@ -18,6 +18,7 @@ const NAME: &str = "chat";
 #[derive(Debug)]
 pub struct Template {
     environment: Environment<'static>,
+    source: String,
     /// `bos_token`, `eos_token` and the like, by name.
     specials: Vec<(String, String)>,
 }
@@ -56,12 +57,17 @@ impl Template {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, words))
         });
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, source).map_err(|e| Error::Template(words(&e)))?;
+        environment.add_template_owned(NAME, source.clone()).map_err(|e| Error::Template(words(&e)))?;
         let text = |value: &Value| value.as_str().or(value["content"].as_str()).map(str::to_owned);
         let specials = config.as_object().into_iter().flatten();
         let specials = specials.filter(|(name, _)| name.ends_with("_token"));
         let specials = specials.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect();
-        Ok(Some(Self { environment, specials }))
+        Ok(Some(Self { environment, source, specials }))
+    }
+
+    /// Its text.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The prompt that ends where the model is to answer. Messages and tools are JSON, whose keys keep their order: models were

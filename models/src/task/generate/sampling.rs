@@ -63,6 +63,7 @@ impl Sampling {
 
     fn params(&self) -> Params<'_> {
         Params {
+            // It is another for each position.
             allowed: None,
             bias: &self.bias,
             repetition_penalty: self.repetition_penalty,
@@ -104,13 +105,24 @@ impl Sampler {
         Self { sampling, history }
     }
 
-    /// The token at this position of its sequence. `logits`: `[vocabulary]`, of no use afterwards.
+    /// The token at this position of its sequence, of those that are allowed: bit `i % 32` of word `i / 32` is 1 for token `i`; `None`
+    /// allows all.
+    ///
+    /// # Shapes
+    /// `logits`: `[vocabulary]`, of no use afterwards. `allowed`: `[⌈vocabulary / 32⌉]`.
     ///
     /// # Errors
     /// When no token can be chosen.
-    pub fn choose(&mut self, logits: &mut [f32], position: usize, scratch: &mut Scratch) -> Result<Choice, Error> {
+    pub fn choose(
+        &mut self,
+        logits: &mut [f32],
+        allowed: Option<&[u32]>,
+        position: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Choice, Error> {
         let draw = Draw { seed: self.sampling.seed, position: position as u64 };
-        let sampled = sample::sample(logits, &self.sampling.params(), &self.history, draw, scratch)?;
+        let params = Params { allowed, ..self.sampling.params() };
+        let sampled = sample::sample(logits, &params, &self.history, draw, scratch)?;
         let choice = Choice { token: sampled.token, logprob: sampled.logprob, top: sampled.top.to_vec() };
         self.history.push(choice.token);
         Ok(choice)
@@ -126,12 +138,24 @@ mod tests {
         let sampling = Sampling { temperature: 0.0, frequency_penalty: 1.0, logprobs: Some(1), ..Sampling::default() };
         let mut sampler = Sampler::new(sampling, &[0], &[2]);
         let mut scratch = Scratch::new();
-        let mut next = || sampler.choose(&mut [1.0, 2.5, 3.0], 9, &mut scratch).unwrap();
+        let mut next = || sampler.choose(&mut [1.0, 2.5, 3.0], None, 9, &mut scratch).unwrap();
         // 3 − 1 for what was generated, then each by one for each time it is chosen.
         let tokens: Vec<u32> = (0..4).map(|_| next().token).collect();
         assert_eq!(tokens, [1, 2, 1, 0]);
         let choice = next();
         assert_eq!((choice.top.len(), choice.top[0].1), (1, choice.logprob.unwrap()));
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_not_chosen() {
+        let mut sampler = Sampler::new(Sampling::default(), &[0], &[]);
+        let mut scratch = Scratch::new();
+        for position in 0..100 {
+            let choice = sampler.choose(&mut [9.0, 1.0, 9.0, 2.0], Some(&[0b1010]), position, &mut scratch).unwrap();
+            assert!([1, 3].contains(&choice.token), "{choice:?}");
+        }
+        let none = sampler.choose(&mut [1.0; 4], Some(&[0]), 0, &mut scratch);
+        assert_eq!(none, Err(Error::NoToken { tokens: 4 }));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! what a token means may depend on those before it.
 
 use crate::task::Tokenizer;
+use std::sync::Arc;
 
 /// Tokens before the first new one that are looked at: enough for any tokenizer's spaces and marks.
 const CONTEXT: usize = 8;
@@ -19,6 +20,8 @@ pub struct TextStream {
     told: String,
     /// How many of `ids` it is the text of.
     told_ids: usize,
+    /// Special tokens that are told, as all others are not.
+    shown: Arc<[u32]>,
 }
 
 impl TextStream {
@@ -27,8 +30,16 @@ impl TextStream {
     /// # Errors
     /// The tokenizer's words.
     pub fn after(tokenizer: &Tokenizer, prompt: &[u32]) -> Result<Self, String> {
+        Self::showing(tokenizer, prompt, Arc::default())
+    }
+
+    /// Behind these tokens, with special tokens that are told as the names that they have: those by which a model marks its calls.
+    ///
+    /// # Errors
+    /// The tokenizer's words.
+    pub fn showing(tokenizer: &Tokenizer, prompt: &[u32], shown: Arc<[u32]>) -> Result<Self, String> {
         let ids = prompt[prompt.len().saturating_sub(CONTEXT)..].to_vec();
-        Ok(Self { told: tokenizer.text(&ids)?, told_ids: ids.len(), ids })
+        Ok(Self { told: tokenizer.text_showing(&ids, &shown)?, told_ids: ids.len(), ids, shown })
     }
 
     /// Takes a token in. Returns the text that it completes, which may be nothing.
@@ -37,7 +48,7 @@ impl TextStream {
     /// The tokenizer's words.
     pub fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<String, String> {
         self.ids.push(token);
-        let text = tokenizer.text(&self.ids)?;
+        let text = tokenizer.text_showing(&self.ids, &self.shown)?;
         // A replacement at the end may be the first bytes of a character that the next token completes.
         let is_open = self.ids.len() - self.told_ids < OPEN_MAX;
         if is_open && text.ends_with(char::REPLACEMENT_CHARACTER) {
@@ -45,7 +56,7 @@ impl TextStream {
         }
         let new = text[common(&self.told, &text)..].to_owned();
         self.ids.drain(..self.told_ids);
-        self.told = tokenizer.text(&self.ids)?;
+        self.told = tokenizer.text_showing(&self.ids, &self.shown)?;
         self.told_ids = self.ids.len();
         Ok(new)
     }
@@ -55,7 +66,7 @@ impl TextStream {
     /// # Errors
     /// The tokenizer's words.
     pub fn finish(self, tokenizer: &Tokenizer) -> Result<String, String> {
-        let text = tokenizer.text(&self.ids)?;
+        let text = tokenizer.text_showing(&self.ids, &self.shown)?;
         Ok(text[common(&self.told, &text)..].to_owned())
     }
 }

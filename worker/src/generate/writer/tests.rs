@@ -49,7 +49,7 @@ fn ask(prompt: &[u32], new_tokens_max: usize) -> Ask {
         Request { prompt: prompt.to_vec(), generated: vec![], new_tokens_max, priority: 5, deadline: None, salt: 0 };
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let stream = TextStream::after(&tokenizer(), prompt).unwrap();
-    Ask { request, sampling, stream, stops: Stops::default(), stop_tokens: Arc::new([]) }
+    Ask { request, sampling, stream, stops: Stops::default(), stop_tokens: Arc::new([]), constraint: None }
 }
 
 fn prompt(seed: u32) -> Vec<u32> {

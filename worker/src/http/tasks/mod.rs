@@ -20,8 +20,8 @@ use super::Shared;
 use super::body::{Json, Reserved, answer, json_response};
 use super::error::{Path, Refusal};
 use crate::NewTask;
-use crate::convert::{check_json, outcome_of, outcome_of_text, request_of};
-use crate::text::{Input, NewText};
+use crate::convert::{check_json, outcome_of, outcome_of_text, request_of, text_of};
+use crate::text::NewText;
 
 pub(super) use kept::Kept;
 
@@ -78,7 +78,7 @@ fn begin(app: &Shared, submit: SubmitTask) -> Result<Running, Refusal> {
     // A deadline beyond the clock's end is none.
     let deadline = submit.deadline_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
     let (model, priority, kind) = (submit.model, submit.priority, submit.task.kind());
-    match Input::of_task(submit.task) {
+    match text_of(submit.task) {
         Ok(input) => {
             let writing = app.handle.begin_writing(NewText { priority, deadline, ..NewText::new(model, input) })?;
             Ok(Box::pin(async move {
