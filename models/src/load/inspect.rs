@@ -1,7 +1,7 @@
 //! A folder with a plain checkpoint goes in, a manifest for it comes out, with every file hashed. It reads
 //! configuration and headers only, loads no weights and writes nothing.
 
-use super::safetensors::Checkpoint;
+use super::checkpoint::Checkpoint;
 use super::sentence_transformers::{self, MODULES, PROMPTS, SENTENCE};
 use super::{Error, safetensors};
 use crate::arch::{self, Bounds, has_head};

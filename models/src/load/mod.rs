@@ -11,6 +11,7 @@
 //!
 //! [`Loaded::choice`] says which rule decided, and the engine's `Info` what really runs.
 
+pub mod checkpoint;
 mod choose;
 pub mod gguf;
 pub mod inspect;
@@ -172,7 +173,7 @@ pub enum Error {
         detail: String,
     },
     /// A broken GGUF file, or one with what is not supported.
-    #[error("{path} is not a GGUF file that can be used: {detail}; fetch or convert it again")]
+    #[error("{path} is not a GGUF file that can be used: {detail}")]
     Gguf {
         /// The file.
         path: String,
@@ -196,7 +197,7 @@ pub enum Error {
         detail: String,
     },
     /// A tensor that is missing or has another shape or type.
-    #[error("tensor {name}: {detail}; the weights do not belong to this config.json")]
+    #[error("tensor {name}: {detail}; the weights do not belong to this configuration")]
     Tensor {
         /// Its name.
         name: String,
@@ -333,19 +334,25 @@ pub fn load_generator(
 /// When the tokenizer is missing or a file is broken.
 pub fn load_language(manifest: &Manifest, folder: &Path) -> Result<Language, Error> {
     let has = |path: &str| manifest.files.iter().any(|file| file.path == path);
-    if !has(inspect::TOKENIZER) {
-        return Err(Error::config(inspect::TOKENIZER, "is missing; a model that writes text needs one"));
-    }
-    let bytes = std::fs::read(folder.join(inspect::TOKENIZER)).map_err(|e| Error::io(inspect::TOKENIZER, &e))?;
-    let tokenizer = Tokenizer::from_json(&bytes).map_err(|e| Error::config(inspect::TOKENIZER, e))?;
-    let json = |path: &str| if has(path) { inspect::read_json(folder, path) } else { Ok(serde_json::Value::Null) };
+    let gguf = manifest.gguf().map(|path| gguf::Gguf::open(folder, path)).transpose()?;
+    // What lies beside a GGUF file is there because somebody wants it.
+    let tokenizer = match &gguf {
+        Some(gguf) if !has(inspect::TOKENIZER) => gguf::tokenizer(gguf)?,
+        _ => must_read_tokenizer(folder, manifest)?,
+    };
+    let json = |path: &str, in_gguf: fn(&gguf::Gguf) -> Result<serde_json::Value, Error>| match &gguf {
+        _ if has(path) => inspect::read_json(folder, path),
+        Some(gguf) => in_gguf(gguf),
+        None => Ok(serde_json::Value::Null),
+    };
     let file = language::CHAT_TEMPLATE;
     let template = match has(file) {
         true => Some(std::fs::read_to_string(folder.join(file)).map_err(|e| Error::io(file, &e))?),
         false => None,
     };
-    let (config, generation) = (read_config(folder, manifest)?, json(language::GENERATION_CONFIG)?);
-    let tokenizer_config = json(inspect::TOKENIZER_CONFIG)?;
+    let (config, generation) =
+        (read_config(folder, manifest)?, json(language::GENERATION_CONFIG, gguf::generation_config)?);
+    let tokenizer_config = json(inspect::TOKENIZER_CONFIG, gguf::tokenizer_config)?;
     let files = language::Files {
         config: &config,
         generation: &generation,
@@ -389,19 +396,23 @@ pub fn memory_need_bytes(manifest: &Manifest, backend: Backend) -> u64 {
     let sum =
         |ending: &str| -> u64 { manifest.files.iter().filter(|f| f.path.ends_with(ending)).map(|f| f.bytes).sum() };
     let is_half = matches!(manifest.precision.as_str(), "f16" | "bf16");
+    // Blocks are packed as they are, with scales of 6 bits in 8.
+    let gguf = sum(".gguf") / 32 * 33;
     // CPUs compute in f32, so half-precision weights double.
     let candle = sum(".safetensors") * if is_half { 2 } else { 1 };
     // The graph's file is parsed into one copy and packed for the processor into another. External data has any
     // ending, so everything that is not safetensors counts.
-    let onnx = (manifest.total_bytes() - sum(".safetensors")) * 2;
+    let onnx = (manifest.total_bytes() - sum(".safetensors") - sum(".gguf")) * 2;
     let weights = match backend {
         Backend::Fake => return 0,
-        Backend::Candle | Backend::Kernels => candle,
+        Backend::Candle | Backend::Kernels if manifest.has_safetensors() => candle,
+        Backend::Candle | Backend::Kernels => gguf,
         Backend::Onnx => onnx,
         Backend::Auto => match (manifest.has_onnx(), manifest.has_safetensors()) {
             (true, true) => candle.max(onnx),
             (true, false) => onnx,
-            _ => candle,
+            (false, true) => candle,
+            (false, false) => gguf,
         },
     };
     weights + WORKSPACE
@@ -456,8 +467,11 @@ fn check_graphs(folder: &Path, manifest: &Manifest) -> Result<Option<(PathBuf, o
     Ok(first)
 }
 
-/// `config.json`, or null when the model has none.
+/// `config.json`, or null when the model has none; that of a GGUF file stands in it.
 fn read_config(folder: &Path, manifest: &Manifest) -> Result<serde_json::Value, Error> {
+    if let Some(path) = manifest.gguf().filter(|_| !manifest.has_safetensors()) {
+        return gguf::config(&gguf::Gguf::open(folder, path)?);
+    }
     if !manifest.files.iter().any(|file| file.path == inspect::CONFIG) {
         return Ok(serde_json::Value::Null);
     }
@@ -465,14 +479,15 @@ fn read_config(folder: &Path, manifest: &Manifest) -> Result<serde_json::Value, 
 }
 
 fn read_tokenizer(folder: &Path, manifest: &Manifest) -> Result<Option<Tokenizer>, Error> {
-    if !takes_tokens(manifest) {
-        return Ok(None);
-    }
+    if takes_tokens(manifest) { must_read_tokenizer(folder, manifest).map(Some) } else { Ok(None) }
+}
+
+fn must_read_tokenizer(folder: &Path, manifest: &Manifest) -> Result<Tokenizer, Error> {
     if !manifest.files.iter().any(|file| file.path == inspect::TOKENIZER) {
         return Err(Error::config(inspect::TOKENIZER, "is missing; a model that takes text needs one"));
     }
     let bytes = std::fs::read(folder.join(inspect::TOKENIZER)).map_err(|e| Error::io(inspect::TOKENIZER, &e))?;
-    Tokenizer::from_json(&bytes).map(Some).map_err(|e| Error::config(inspect::TOKENIZER, e))
+    Tokenizer::from_json(&bytes).map_err(|e| Error::config(inspect::TOKENIZER, e))
 }
 
 /// The architecture of this name.
