@@ -67,8 +67,7 @@ fn input() -> impl Strategy<Value = TaskInput> {
         ),
         (vec(tensor(), 0..3), vec(text(), 0..3))
             .prop_map(|(inputs, outputs)| TaskInput::Infer(InferInput { inputs, outputs })),
-        (words(), write_options())
-            .prop_map(|(prompt, options)| TaskInput::Generate(GenerateInput { prompt, options })),
+        (words(), write_options()).prop_map(|(prompt, options)| TaskInput::Generate(GenerateInput { prompt, options })),
         (json(), option::of(json()), option::of(tool_choice()), write_options()).prop_map(
             |(messages, tools, tool_choice, options)| TaskInput::Chat(ChatInput {
                 messages,
@@ -133,8 +132,12 @@ fn write_options() -> impl Strategy<Value = WriteOptions> {
 
 fn logprobs() -> impl Strategy<Value = Vec<TokenLogprob>> {
     let one = |top: Vec<TokenLogprob>| {
-        (any::<u32>(), text(), finite())
-            .prop_map(move |(token, text, logprob)| TokenLogprob { token, text, logprob, top: top.clone() })
+        (any::<u32>(), text(), finite()).prop_map(move |(token, text, logprob)| TokenLogprob {
+            token,
+            text,
+            logprob,
+            top: top.clone(),
+        })
     };
     let with_top = vec(one(vec![]), 0..3).prop_flat_map(one);
     vec(with_top, 0..3)
@@ -145,8 +148,12 @@ fn tool_calls() -> impl Strategy<Value = Vec<ToolCall>> {
 }
 
 fn piece() -> impl Strategy<Value = Piece> {
-    (vec(any::<u32>(), 0..5), text(), tool_calls(), logprobs())
-        .prop_map(|(tokens, text, tool_calls, logprobs)| Piece { tokens, text, tool_calls, logprobs })
+    (vec(any::<u32>(), 0..5), text(), tool_calls(), logprobs()).prop_map(|(tokens, text, tool_calls, logprobs)| Piece {
+        tokens,
+        text,
+        tool_calls,
+        logprobs,
+    })
 }
 
 fn written() -> impl Strategy<Value = Written> {

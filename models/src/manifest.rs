@@ -78,6 +78,8 @@ pub enum Task {
     Classify,
     /// Named tensors to named tensors.
     Infer,
+    /// A prompt to the text behind it; a conversation to its next message, where the model has a template for it.
+    Generate,
 }
 
 impl Task {
@@ -88,6 +90,7 @@ impl Task {
             Task::Rerank => "rerank",
             Task::Classify => "classify",
             Task::Infer => "infer",
+            Task::Generate => "generate",
         }
     }
 }
@@ -307,8 +310,11 @@ impl Manifest {
         self.files.iter().any(|f| f.path.ends_with(".onnx"))
     }
 
-    /// The GGUF file, where there is one.
+    /// The GGUF file that has the weights: none where there are safetensors.
     pub fn gguf(&self) -> Option<&str> {
+        if self.has_safetensors() {
+            return None;
+        }
         self.files.iter().map(|file| file.path.as_str()).find(|path| path.ends_with(".gguf"))
     }
 

@@ -228,7 +228,8 @@ mod tests {
     fn vectors_are_written_as_asked() {
         let output = || TaskOutput::Embed { embeddings: Matrix { columns: 2, values: vec![1.0, -0.5, 0.25, 2.0] } };
         let json = |format| {
-            let response = EmbeddingsResponse::new("m@1".into(), output(), Usage { input_tokens: 7, ..Usage::default() }, format);
+            let response =
+                EmbeddingsResponse::new("m@1".into(), output(), Usage { input_tokens: 7, ..Usage::default() }, format);
             serde_json::to_value(response.unwrap()).unwrap()
         };
         let floats = json(EncodingFormat::Float);

@@ -26,14 +26,8 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: &[TaskKind] = &[
-        TaskKind::Embed,
-        TaskKind::Rerank,
-        TaskKind::Classify,
-        TaskKind::Infer,
-        TaskKind::Generate,
-        TaskKind::Chat,
-    ];
+    pub const ALL: &[TaskKind] =
+        &[TaskKind::Embed, TaskKind::Rerank, TaskKind::Classify, TaskKind::Infer, TaskKind::Generate, TaskKind::Chat];
 
     /// Its name on the wire.
     pub fn name(self) -> &'static str {

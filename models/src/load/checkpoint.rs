@@ -116,8 +116,7 @@ impl Checkpoint {
     /// # Errors
     /// When a file cannot be read or is broken, or does not belong to the others.
     pub fn open(folder: &Path, manifest: &Manifest) -> Result<Self, Error> {
-        let gguf = manifest.gguf().filter(|_| !manifest.has_safetensors());
-        Ok(Self(match gguf {
+        Ok(Self(match manifest.gguf() {
             Some(path) => Files::Gguf(Box::new(gguf::Tensors::open(folder, path)?)),
             None => Files::Safetensors(safetensors::Files::open(folder, manifest)?),
         }))
