@@ -180,6 +180,7 @@ fn metadata_that_fits_no_model_is_refused() {
     with("llama.rope.scaling.type", Meta::text("yarn"), "yarn");
     with("llama.rope.dimension_count", Meta::U32(8), "8 of the 16 elements");
     with("llama.expert_count", Meta::U32(8), "num_local_experts");
+    with("llama.pooling_type", Meta::U32(3), "embeddings");
     with("split.count", Meta::U32(2), "one of several parts");
     let of_head = |count: usize| {
         let mut file = good();

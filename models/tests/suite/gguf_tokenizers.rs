@@ -240,6 +240,7 @@ fn a_tokenizer_that_is_broken_is_refused() {
     check(of_bytes("llama-bpe").set("tokenizer.ggml.add_bos_token", Meta::U32(1)), "true or false");
     check(of_pieces().set("tokenizer.ggml.scores", Meta::F32s(vec![0.0])), "1 entries for");
     check(of_pieces().set("tokenizer.ggml.scores", Meta::text("high")), "a list of numbers");
+    check(of_bytes("qwen2").set("tokenizer.ggml.merges", Meta::I32s(vec![0; (1 << 21) + 1])), "2097153 entries");
     let mut twice = of_bytes("qwen2");
     let (tokens, long) = (vec!["a".to_owned(); 2], vec!["a".repeat(2000)]);
     check(
@@ -323,4 +324,31 @@ fn turns_end_where_a_model_of_that_kind_ends_them() {
         load::gguf::config(&open(&file).unwrap()).unwrap()["eos_token_id"].clone()
     };
     assert_eq!((ends(3), ends(1)), (json!([1, 2, 3]), json!([1, 3])));
+}
+
+/// Where llama.cpp's `models/` lies: files with nothing but a vocabulary, each beside texts and the tokens that its model's own tokenizer
+/// makes of them.
+const VOCABULARIES: &str = "NEUROGRID_TEST_LLAMA_CPP_MODELS";
+
+#[test]
+fn vocabularies_of_published_models_give_their_tokens() {
+    let Some(folder) = std::env::var_os(VOCABULARIES).map(std::path::PathBuf::from) else {
+        println!("skipped: {VOCABULARIES} does not say where llama.cpp's models/ lies");
+        return;
+    };
+    for name in ["gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"] {
+        let path = format!("ggml-vocab-{name}.gguf");
+        let read = |ending: &str| std::fs::read_to_string(folder.join(format!("{path}.{ending}"))).unwrap();
+        let tokenizer = tokenizer(&Gguf::open(&folder, &path).unwrap()).unwrap();
+        let (texts, tokens) = (read("inp"), read("out"));
+        let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
+        let mut looked_at = 0;
+        for (text, line) in texts.iter().zip(tokens.lines()) {
+            let want: Vec<u32> = line.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            assert_eq!(tokenizer.ids(text).unwrap(), want, "{name} {text:?}");
+            looked_at += 1;
+        }
+        println!("{name}: {looked_at} texts");
+        assert!(looked_at > 40, "{name}: {looked_at}");
+    }
 }

@@ -104,6 +104,9 @@ pub fn config(gguf: &Gguf) -> Result<Value, Error> {
     }
     let family = Family::of(gguf)?;
     let settings = Settings::of(gguf, family);
+    if gguf.has(&settings.key("pooling_type")) {
+        return Err(gguf.wrong("it is a model for embeddings, which are loaded from safetensors or ONNX"));
+    }
     let heads = Heads::of(&settings)?;
     let (hidden, layers) = (settings.size("embedding_length")?, settings.size("block_count")?);
     let context = settings.size("context_length")?;

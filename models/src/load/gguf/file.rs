@@ -20,6 +20,10 @@ const ALIGNMENT: u64 = 32;
 /// Dimensions of a tensor at most, as the format has it.
 const DIMENSIONS_MAX: u32 = 4;
 
+/// Items of a list that are read at most, for each becomes some hundred bytes. The largest vocabularies have 260,000 tokens and 600,000
+/// merges.
+pub(super) const ITEMS_MAX: usize = 1 << 21;
+
 /// A file that was opened.
 #[derive(Debug)]
 pub struct Gguf {
@@ -205,10 +209,13 @@ impl Gguf {
     /// What is made of the items of a list; nothing where there is none.
     ///
     /// # Errors
-    /// When it is no list, or one of something else than `wanted`.
+    /// When it is no list, one of something else than `wanted`, or longer than any model needs.
     pub fn list<T>(&self, key: &str, wanted: &str, of: impl Fn(Value) -> Option<T>) -> Result<Option<Vec<T>>, Error> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let list = if let Value::List(list) = value { *list } else { return Err(self.other_than(key, wanted)) };
+        if list.count > ITEMS_MAX {
+            return Err(self.wrong(format!("{key} has {} entries; {ITEMS_MAX} are possible", list.count)));
+        }
         let items: Option<Vec<T>> = self.items(list).map(of).collect();
         items.map(Some).ok_or_else(|| self.other_than(key, wanted))
     }

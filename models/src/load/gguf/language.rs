@@ -2,7 +2,7 @@
 //! the model is meant to be sampled.
 
 use super::Gguf;
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{TOKENS, Vocabulary};
 use crate::load::Error;
 use serde_json::{Map, Value, json};
 
@@ -36,10 +36,12 @@ const SAMPLING: &[(&str, &str)] = &[
 /// When a value is of another type, or names a token that is not there.
 pub fn tokenizer_config(gguf: &Gguf) -> Result<Value, Error> {
     let mut config = Map::new();
-    let vocabulary = Vocabulary::read(gguf)?;
-    for (name, key) in SPECIALS {
-        if let Some(id) = gguf.whole(key)? {
-            config.insert((*name).into(), json!(vocabulary.text(gguf, key, id)?));
+    if gguf.has(TOKENS) {
+        let vocabulary = Vocabulary::read(gguf)?;
+        for (name, key) in SPECIALS {
+            if let Some(id) = gguf.whole(key)? {
+                config.insert((*name).into(), json!(vocabulary.text(gguf, key, id)?));
+            }
         }
     }
     if let Some(template) = gguf.text("tokenizer.chat_template")? {
@@ -70,7 +72,7 @@ pub(super) fn ends(gguf: &Gguf) -> Result<Vec<u64>, Error> {
     for key in ENDS {
         ends.extend(gguf.whole(key)?);
     }
-    if gguf.has(super::vocabulary::TOKENS) {
+    if gguf.has(TOKENS) {
         let vocabulary = Vocabulary::read(gguf)?;
         ends.extend(vocabulary.marked(END_MARKS).map(|id| id as u64));
     }

@@ -1,6 +1,7 @@
 //! A file's tokens, merges and scores go in, a tokenizer goes out: the one that the model's `tokenizer.json` describes. Two kinds are
 //! known: bytes that are merged in a given order (`gpt2`), and SentencePiece's characters that are merged by scores (`llama`).
 
+use super::file::ITEMS_MAX;
 use super::splits::Split;
 use super::{Gguf, Value as Stored};
 use crate::load::Error;
@@ -220,6 +221,9 @@ fn merges(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Vec<[String; 2]>, Erro
             if let (Some(first), Some(second)) = (pieces.get(left), pieces.get(right)) {
                 found.push((*id, *first, *second));
             }
+        }
+        if found.len() > ITEMS_MAX {
+            return Err(gguf.wrong(format!("its tokens can be made of each other in more than {ITEMS_MAX} ways")));
         }
     }
     found.sort_unstable_by(|a, b| scores[b.0].total_cmp(&scores[a.0]).then(a.cmp(b)));
