@@ -71,7 +71,11 @@ impl<'a> Settings<'a> {
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>, Error> {
-        self.gguf.number(&self.key(key))
+        let number = self.gguf.number(&self.key(key))?;
+        match number.filter(|number| !number.is_finite()) {
+            Some(number) => Err(self.wrong(format!("{} is {number}", self.key(key)))),
+            None => Ok(number),
+        }
     }
 
     fn text(&self, key: &str) -> Result<Option<&'a str>, Error> {
