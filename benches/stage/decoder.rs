@@ -178,7 +178,7 @@ fn load(folder: &Path, quantization: Option<Quantization>) -> Box<dyn Generator>
     };
     let files = std::fs::read_dir(folder).expect("the folder is there");
     let files = files.map(|entry| file(entry.expect("it can be listed"))).collect();
-    let fake = models::backend::fake::manifest_for("bench", Task::Infer);
+    let fake = models::backend::fake::manifest_for("bench", Task::Generate);
     let manifest = Manifest { architecture: "llama".into(), precision: "bf16".into(), files, quantization, ..fake };
     load_generator(&manifest, folder, &Options::default(), 1 << 30).expect("the checkpoint can be loaded")
 }

@@ -1,15 +1,18 @@
 //! The command line: what can be said, with help that teaches. Parsed here, acted on in `commands`.
 
-mod bench;
-
-pub(crate) use bench::{
-    Bench, Load as BenchLoad, Output as BenchOutput, Requests as BenchRequests, Server as BenchServer,
-};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+mod bench;
+mod run;
+
+pub(crate) use bench::{
+    Bench, Load as BenchLoad, Output as BenchOutput, Requests as BenchRequests, Server as BenchServer,
+};
+pub(crate) use run::{Run, Target, Writing};
 
 /// One inference service out of many machines.
 ///
@@ -135,6 +138,12 @@ pub(crate) struct Serving {
     /// there is none, the built-in engine runs ONNX models.
     #[arg(long, value_name = "FILE", env = "NEUROGRID_ONNX_LIBRARY", help_heading = "Compute")]
     pub(crate) onnx_library: Option<PathBuf>,
+    /// Texts that a model writes at once; others wait for their turn.
+    #[arg(long, value_name = "COUNT", env = "NEUROGRID_MAX_SEQUENCES", default_value_t = worker::config::Text::default().sequences_max, help_heading = "Text")]
+    pub(crate) max_sequences: usize,
+    /// Memory for the KV cache of each model that writes text. What all its texts could need, up to half of what is free, when not given.
+    #[arg(long, value_name = "GB", env = "NEUROGRID_KV_CACHE_GB", help_heading = "Text")]
+    pub(crate) kv_cache_gb: Option<f64>,
     /// CPU threads for all work together. As many as this process may use when not given.
     #[arg(
         long,
@@ -425,86 +434,6 @@ pub(crate) struct Store {
     /// Token for gated and private models of the Hub. `HF_TOKEN`, or the one that the Hub's own tools keep, when not given.
     #[arg(long, value_name = "TOKEN", env = "NEUROGRID_HUB_TOKEN", hide_env_values = true, help_heading = "Models")]
     pub(crate) hub_token: Option<String>,
-}
-
-/// Kinds of inference.
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Run {
-    /// Texts to vectors.
-    Embed {
-        /// NAME or NAME@VERSION.
-        model: String,
-        /// Texts; each line of standard input when none is given.
-        texts: Vec<String>,
-        /// What the texts are for, where the model has prompts: query, document, or another name that it has.
-        #[arg(long, value_name = "NAME", conflicts_with = "prompt_name")]
-        input_type: Option<String>,
-        /// The exact name of one of the model's prompts.
-        #[arg(long, value_name = "NAME")]
-        prompt_name: Option<String>,
-        /// Keep only the first so many dimensions.
-        #[arg(long, value_name = "COUNT")]
-        dimensions: Option<u32>,
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Scores of documents against a query, best first.
-    Rerank {
-        /// NAME or NAME@VERSION.
-        model: String,
-        /// What is looked for.
-        query: String,
-        /// Documents; each line of standard input when none is given.
-        documents: Vec<String>,
-        /// Only the best so many.
-        #[arg(long, value_name = "COUNT")]
-        top_n: Option<u32>,
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Labels of texts, or of tensors read as JSON from --tensors.
-    Classify {
-        /// NAME or NAME@VERSION.
-        model: String,
-        /// Texts; each line of standard input when neither texts nor --tensors are given.
-        texts: Vec<String>,
-        /// JSON file with a list of tensors (`[{"name": …, "datatype": "FP32", "shape": […], "data": […]}]`); `-` reads standard input.
-        #[arg(long, value_name = "FILE", conflicts_with = "texts")]
-        tensors: Option<PathBuf>,
-        /// Only the best so many labels.
-        #[arg(long, value_name = "COUNT")]
-        top_n: Option<u32>,
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Named tensors to named tensors, on any ONNX model.
-    Infer {
-        /// NAME or NAME@VERSION.
-        model: String,
-        /// JSON file with a list of tensors, as for classify; `-` reads standard input.
-        tensors: PathBuf,
-        /// Only these outputs.
-        #[arg(long, value_name = "NAME")]
-        output: Vec<String>,
-        #[command(flatten)]
-        target: Target,
-    },
-}
-
-/// Where an inference runs.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Target {
-    /// Run it through this coordinator.
-    #[arg(long, value_name = "URL", conflicts_with = "worker")]
-    pub(crate) coordinator: Option<String>,
-    /// Run it on this worker. With neither, it runs in this process.
-    #[arg(long, value_name = "URL")]
-    pub(crate) worker: Option<String>,
-    /// Key of the worker or coordinator.
-    #[arg(long, value_name = "KEY", env = "NEUROGRID_API_KEY", hide_env_values = true)]
-    pub(crate) api_key: Option<String>,
-    #[command(flatten)]
-    pub(crate) serving: Serving,
 }
 
 /// What can be done with settings.

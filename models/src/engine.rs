@@ -153,6 +153,25 @@ pub struct GeneratorInfo {
     pub block_bytes: u64,
 }
 
+impl GeneratorInfo {
+    /// As far as it is what is shown of any engine.
+    pub fn as_info(&self) -> Info {
+        Info {
+            backend: self.backend,
+            provider: self.provider.clone(),
+            library: None,
+            device: self.device,
+            execution_class: self.execution_class.clone(),
+            weights_bytes: self.weights_bytes,
+            inputs: vec![],
+            outputs: vec![],
+            vector_len: None,
+            max_tokens: Some(self.context),
+            batches_rows: false,
+        }
+    }
+}
+
 /// Writes text on one device, a token of each sequence at a step. Owned by that device's thread.
 pub trait Generator: Send {
     /// What it is and where it runs.

@@ -78,6 +78,8 @@ pub enum Task {
     Classify,
     /// Named tensors to named tensors.
     Infer,
+    /// A prompt to the text behind it; a conversation to its next message, where the model has a template for it.
+    Generate,
 }
 
 impl Task {
@@ -88,6 +90,7 @@ impl Task {
             Task::Rerank => "rerank",
             Task::Classify => "classify",
             Task::Infer => "infer",
+            Task::Generate => "generate",
         }
     }
 }

@@ -1,13 +1,17 @@
 //! Between the wire and the worker: what a task asks on the wire becomes a request, a reply becomes what the wire
 //! carries. Used by the HTTP routes and by the link. Checks shapes, knows no model.
 
+use std::time::Duration;
+
 use coordinator_client::api::{Code, Problem};
-use coordinator_client::wire::task::{self as wire, TaskInput, TaskOutput};
-use coordinator_client::wire::{Matrix, tensor};
+use coordinator_client::client::Outcome;
+use coordinator_client::wire::task::{self as wire, TaskInput, TaskKind, TaskOutput};
+use coordinator_client::wire::{Matrix, Usage, tensor};
 use models::task::{Label, Prompt, Reply, Request, Score, Text};
 use models::{DataType, NamedTensor, Tensor};
 
-use crate::Error;
+use crate::text::TextDone;
+use crate::{Done, Error, Timings};
 
 /// The request that a task's input asks.
 ///
@@ -40,7 +44,7 @@ pub fn request_of(input: TaskInput) -> Result<Request, Problem> {
             Request::Infer { inputs: tensors_of(inputs)?, outputs }
         }
         TaskInput::Generate(_) | TaskInput::Chat(_) => {
-            return Err(Problem::new(Code::WrongTask, "no model here writes text; choose another worker"));
+            return Err(Problem::new(Code::WrongTask, "a text is written, which is no request for an answer"));
         }
     })
 }
@@ -61,6 +65,42 @@ pub fn output_of(reply: Reply) -> TaskOutput {
             TaskOutput::Classify { results: rankings.into_iter().map(ranking).collect() }
         }
         Reply::Tensors(tensors) => TaskOutput::Infer { outputs: tensors.into_iter().map(tensor_to_wire).collect() },
+    }
+}
+
+/// What a coordinator, or whoever asks for a task's result, is told of a task that was done.
+pub fn outcome_of(done: Done) -> Outcome {
+    let Done { reply, input_tokens, timings, model, model_digest, execution_class } = done;
+    Outcome {
+        output: output_of(reply),
+        usage: Usage { input_tokens, ..Usage::default() },
+        timings: timings_of(timings),
+        model,
+        model_digest,
+        execution_class,
+        batch_size: 0,
+    }
+}
+
+/// The same of a text.
+pub fn outcome_of_text(kind: TaskKind, done: TextDone) -> Outcome {
+    let TextDone { written, usage, timings, first_token: _, model, model_digest, execution_class } = done;
+    let output = match kind {
+        TaskKind::Chat => TaskOutput::Chat(written),
+        _ => TaskOutput::Generate(written),
+    };
+    Outcome { output, usage, timings: timings_of(timings), model, model_digest, execution_class, batch_size: 0 }
+}
+
+fn timings_of(timings: Timings) -> coordinator_client::wire::Timings {
+    let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let Timings { queue, prepare, device, finish } = timings;
+    coordinator_client::wire::Timings {
+        queue_us: us(queue),
+        prepare_us: us(prepare),
+        device_us: us(device),
+        finish_us: us(finish),
+        total_us: us(queue + prepare + device + finish),
     }
 }
 

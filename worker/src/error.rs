@@ -4,8 +4,12 @@
 use std::sync::Arc;
 
 use coordinator_client::api::{Code, Problem};
+use models::task::generate::chat;
+use models::task::generate::language::PromptError;
 use models::{engine, task};
 
+use crate::generate::Refusal;
+use crate::generate::writer::Refused;
 use crate::{cache, device};
 
 /// Why a task or a command was not done.
@@ -70,6 +74,30 @@ pub enum Error {
         /// What it says.
         error: engine::Error,
     },
+    /// What is asked does not become a prompt.
+    #[error("{model}: {error}")]
+    Prompt {
+        /// `name@version`.
+        model: String,
+        /// Why not.
+        error: PromptError,
+    },
+    /// The text cannot be written, or not now.
+    #[error("{model}: {refused}")]
+    Refused {
+        /// `name@version`.
+        model: String,
+        /// Why not, with figures.
+        refused: Refused,
+    },
+    /// The text could not be written on.
+    #[error("{model}: {detail}")]
+    NotWritten {
+        /// `name@version`.
+        model: String,
+        /// What the model gave.
+        detail: String,
+    },
     /// The engine panicked on the batch that this task was in, or while it was loaded.
     #[error("{model} crashed and is being loaded again; try once more")]
     Panicked {
@@ -114,11 +142,13 @@ pub enum Stage {
     Queued,
     /// The device's outputs become the reply.
     Finishing,
+    /// Its text is written.
+    Writing,
 }
 
 impl Stage {
     pub(crate) fn from_u8(value: u8) -> Self {
-        [Stage::Loading, Stage::Preparing, Stage::Queued, Stage::Finishing][usize::from(value).min(3)]
+        [Stage::Loading, Stage::Preparing, Stage::Queued, Stage::Finishing, Stage::Writing][usize::from(value).min(4)]
     }
 }
 
@@ -129,6 +159,7 @@ impl std::fmt::Display for Stage {
             Stage::Preparing => "being prepared",
             Stage::Queued => "waiting for the device",
             Stage::Finishing => "being finished",
+            Stage::Writing => "being written",
         })
     }
 }
@@ -200,6 +231,9 @@ impl Error {
             Error::Load { .. } => Code::ModelRefused,
             Error::Placement(_) | Error::Memory(_) => Code::OutOfMemory,
             Error::Engine { error, .. } => engine_code(error),
+            Error::Prompt { error, .. } => prompt_code(error),
+            Error::Refused { refused, .. } => refused_code(refused),
+            Error::NotWritten { .. } => Code::ModelBroken,
             Error::Panicked { .. } => Code::Internal,
             Error::Broken { .. } => Code::ModelBroken,
             Error::NotLoaded { .. } => Code::ModelNotFound,
@@ -226,6 +260,26 @@ fn task_code(error: &task::Error) -> Code {
     }
 }
 
+fn prompt_code(error: &PromptError) -> Code {
+    match error {
+        PromptError::NoTemplate => Code::WrongTask,
+        PromptError::Chat(chat::Error::Template(_)) => Code::ModelBroken,
+        PromptError::Chat(chat::Error::Refused(_)) | PromptError::Tokens(_) | PromptError::Empty => Code::InvalidInput,
+    }
+}
+
+fn refused_code(refused: &Refused) -> Code {
+    match refused {
+        Refused::Refusal(Refusal::QueueFull { .. }) => Code::QueueFull,
+        Refused::Refusal(Refusal::Context { .. }) => Code::TooLong,
+        Refused::Refusal(Refusal::Memory { .. }) => Code::OutOfMemory,
+        Refused::Refusal(Refusal::Late { .. }) => Code::DeadlineExceeded,
+        Refused::Refusal(Refusal::Empty | Refusal::Complete { .. } | Refusal::Priority(_))
+        | Refused::Sampling(_)
+        | Refused::Token { .. } => Code::InvalidInput,
+    }
+}
+
 fn engine_code(error: &engine::Error) -> Code {
     match error {
         engine::Error::Input(_) => Code::InvalidInput,
@@ -242,6 +296,10 @@ impl From<Error> for Problem {
             Error::QueueFull { retry_after_s, .. } => problem.retry_after(retry_after_s),
             // Long enough for a restart, or for a model to be loaded again.
             Error::Draining | Error::Paused => problem.retry_after(30),
+            // About how long a text takes.
+            Error::Refused { refused: Refused::Refusal(refusal), .. } if refusal.is_transient() => {
+                problem.retry_after(5)
+            }
             Error::Unloaded { .. } | Error::Panicked { .. } => problem.retry_after(1),
             _ => problem,
         }
@@ -275,5 +333,12 @@ mod tests {
         check(Error::Engine { model: model(), error: input }, Code::InvalidInput, Fault::Caller);
         check(Error::Panicked { model: model() }, Code::Internal, Fault::Worker);
         check(Error::Broken { model: model(), times: 3 }, Code::ModelBroken, Fault::Model);
+        let refused = |refusal| Error::Refused { model: model(), refused: Refused::Refusal(refusal) };
+        check(refused(Refusal::QueueFull { waiting: 3 }), Code::QueueFull, Fault::Resource);
+        let context = Refusal::Context { prompt: 9, new_tokens_max: 9, context_max: 10 };
+        check(refused(context), Code::TooLong, Fault::Caller);
+        check(Error::Prompt { model: model(), error: PromptError::NoTemplate }, Code::WrongTask, Fault::Caller);
+        let broken = chat::Error::Template("no end".into());
+        check(Error::Prompt { model: model(), error: broken.into() }, Code::ModelBroken, Fault::Model);
     }
 }

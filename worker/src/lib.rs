@@ -11,7 +11,8 @@
 //!   device/thread.rs  -> Outputs    on the device's own thread
 //!   finish.rs         -> Reply      on the CPU pool
 //! ```
-//! [`service::Handle::execute`] walks it. Dropping its future calls the task off wherever it is.
+//! [`service::Handle::execute`] walks it. Dropping its future calls the task off wherever it is. A text goes the same way up to the device
+//! and then comes piece by piece: [`text`] draws its road.
 //!
 //! # The road of a model
 //! ```text
@@ -39,6 +40,7 @@ pub mod metrics;
 pub mod pool;
 mod prepare;
 pub mod service;
+pub mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -50,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::Options;
 pub use error::{Error, Fault, Stage};
 pub use service::{Done, Handle, NewTask, Slots, Status, Timings};
+pub use text::{NewText, Writing};
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -93,13 +96,15 @@ pub struct Worker {
 /// # Errors
 /// When a setting cannot be, or the system refuses what it needs.
 pub fn build(options: Options) -> Result<Worker, StartError> {
-    let Options { admission, batch, mut devices, cache, http, compute, hardware } = options;
+    let Options { admission, batch, text, mut devices, cache, http, compute, hardware } = options;
     for (name, value) in [
         ("admission.tasks_max", admission.tasks_max),
         ("batch.tokens_max", batch.tokens_max),
         ("batch.tokens_max_cpu", batch.tokens_max_cpu),
         ("batch.sequences_max", batch.sequences_max),
         ("batch.rows_max", batch.rows_max),
+        ("text.sequences_max", text.sequences_max),
+        ("text.queue_max", text.queue_max),
         ("http.body_bytes_max", http.body_bytes_max),
         ("http.connections_max", http.connections_max),
     ] {
@@ -118,7 +123,7 @@ pub fn build(options: Options) -> Result<Worker, StartError> {
     let metrics = Arc::new(metrics::Metrics::default());
     let cache = cache::Handle::open(&cache)?;
     let compute = config::Compute { threads, ..compute };
-    let devices = device::Options { devices, batch, compute };
+    let devices = device::Options { devices, batch, text, compute };
     let devices = device::Devices::start(devices, cache.clone(), Arc::clone(&metrics)).map_err(StartError::Threads)?;
     let handle = Handle::new(service::Parts {
         admission: admission::Admission::new(admission.tasks_max),

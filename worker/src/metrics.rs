@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::Fault;
-use crate::service::{Done, Timings};
+use crate::service::Timings;
 
 /// Everything that is counted, from the worker's start.
 #[derive(Debug, Default)]
@@ -14,6 +14,7 @@ pub struct Metrics {
     done: AtomicU64,
     failed: [AtomicU64; Fault::ALL.len()],
     input_tokens: AtomicU64,
+    output_tokens: AtomicU64,
     batches: AtomicU64,
     batches_failed: AtomicU64,
     panics: AtomicU64,
@@ -25,6 +26,8 @@ pub struct Metrics {
     prepare_us: Histogram,
     device_us: Histogram,
     finish_us: Histogram,
+    first_token_us: Histogram,
+    token_us: Histogram,
 }
 
 /// Counts by powers of two: bucket `i` holds values of `[2^i, 2^(i+1))`, the first one also 0. One size fits
@@ -114,6 +117,8 @@ pub struct Snapshot {
     pub failed: Vec<(Fault, u64)>,
     /// Tokens read.
     pub input_tokens: u64,
+    /// Tokens written.
+    pub output_tokens: u64,
     /// Batches that were answered.
     pub batches: u64,
     /// Batches that failed, for whatever reason.
@@ -126,15 +131,25 @@ pub struct Snapshot {
 
 impl Metrics {
     /// A task was answered.
-    pub fn task_done(&self, done: &Done, took: Duration) {
+    pub fn task_done(&self, input_tokens: u64, timings: Timings, took: Duration) {
         self.done.fetch_add(1, Ordering::Relaxed);
-        self.input_tokens.fetch_add(done.input_tokens, Ordering::Relaxed);
-        let Timings { queue, prepare, device, finish } = done.timings;
+        self.input_tokens.fetch_add(input_tokens, Ordering::Relaxed);
+        let Timings { queue, prepare, device, finish } = timings;
         self.task_us.add_time(took);
         self.queue_us.add_time(queue);
         self.prepare_us.add_time(prepare);
         self.device_us.add_time(device);
         self.finish_us.add_time(finish);
+    }
+
+    /// A text is at its end: so many tokens were written here, the first so long after its arrival, and all in so long.
+    pub fn text_done(&self, tokens: usize, first: Option<Duration>, device: Duration) {
+        self.output_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+        let Some(first) = first else { return };
+        self.first_token_us.add_time(first);
+        if let Some(gaps) = u32::try_from(tokens).ok().and_then(|tokens| tokens.checked_sub(1)).filter(|gaps| *gaps > 0) {
+            self.token_us.add_time(device.saturating_sub(first) / gaps);
+        }
     }
 
     /// A task was not answered.
@@ -160,16 +175,18 @@ impl Metrics {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn histograms(&self) -> [(&'static str, &'static str, &Histogram); 8] {
+    fn histograms(&self) -> [(&'static str, &'static str, &Histogram); 10] {
         [
             ("task_us", "From a task's arrival to its answer, in microseconds", &self.task_us),
             ("queue_us", "Waiting for the device, in microseconds", &self.queue_us),
             ("prepare_us", "From request to items, in microseconds", &self.prepare_us),
             ("device_us", "A task's time on the device, in microseconds", &self.device_us),
             ("finish_us", "From outputs to reply, in microseconds", &self.finish_us),
-            ("batch_us", "A batch's time on the device, in microseconds", &self.batch_us),
-            ("batch_items", "Items in a batch", &self.batch_items),
-            ("batch_cost", "Tokens or rows in a batch", &self.batch_cost),
+            ("first_token_us", "From a text's arrival at the device to its first token, in microseconds", &self.first_token_us),
+            ("token_us", "Between two tokens of a text, its mean, in microseconds", &self.token_us),
+            ("batch_us", "A batch's or a step's time on the device, in microseconds", &self.batch_us),
+            ("batch_items", "Items in a batch, or texts in a step", &self.batch_items),
+            ("batch_cost", "Tokens or rows in a batch or a step", &self.batch_cost),
         ]
     }
 
@@ -180,6 +197,7 @@ impl Metrics {
             done: get(&self.done),
             failed: Fault::ALL.iter().map(|&fault| (fault, get(&self.failed[fault as usize]))).collect(),
             input_tokens: get(&self.input_tokens),
+            output_tokens: get(&self.output_tokens),
             batches: get(&self.batches),
             batches_failed: get(&self.batches_failed),
             panics: get(&self.panics),
@@ -197,6 +215,7 @@ impl Metrics {
         let counters = [
             ("tasks_done_total", "Tasks that were answered", get(&self.done)),
             ("input_tokens_total", "Tokens read", get(&self.input_tokens)),
+            ("output_tokens_total", "Tokens written", get(&self.output_tokens)),
             ("batches_total", "Batches that were answered", get(&self.batches)),
             ("batches_failed_total", "Batches that failed", get(&self.batches_failed)),
             ("engine_panics_total", "Engines that panicked", get(&self.panics)),

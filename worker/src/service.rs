@@ -15,7 +15,8 @@ use crate::device::{DeviceStatus, Devices};
 use crate::error::Stage;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
-use crate::{Error, cache, finish, prepare};
+use crate::text::{Begun, Inside, NewText, TextDone, Writing};
+use crate::{Error, cache, finish, prepare, text};
 
 /// A task as it enters the worker.
 #[derive(Debug, Clone)]
@@ -182,7 +183,7 @@ impl Handle {
     pub fn begin(&self, task: NewTask) -> Result<impl Future<Output = Result<Done, Error>> + Send + 'static, Error> {
         let started = Instant::now();
         let watched = Watched { metrics: Arc::clone(&self.0.metrics), ended: false };
-        let admitted = self.admit(&task, started);
+        let admitted = self.admit(task.priority, task.deadline, started);
         let (permit, deadline) = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
@@ -203,11 +204,11 @@ impl Handle {
         })
     }
 
-    fn admit(&self, task: &NewTask, now: Instant) -> Result<(Permit, Instant), Error> {
-        if task.priority > NewTask::PRIORITY_MAX {
-            return Err(Error::Request(format!("priority is {}, it must be 0 to 9", task.priority)));
+    fn admit(&self, priority: u8, deadline: Option<Instant>, now: Instant) -> Result<(Permit, Instant), Error> {
+        if priority > NewTask::PRIORITY_MAX {
+            return Err(Error::Request(format!("priority is {priority}, it must be 0 to 9")));
         }
-        let deadline = task.deadline.or_else(|| now.checked_add(self.0.task_timeout)).unwrap_or(now + YEAR);
+        let deadline = deadline.or_else(|| now.checked_add(self.0.task_timeout)).unwrap_or(now + YEAR);
         if deadline <= now {
             return Err(Error::DeadlineExceeded { stage: Stage::Loading });
         }
@@ -219,8 +220,9 @@ impl Handle {
         let at = |now: Stage| stage.store(now as u8, Ordering::Relaxed);
         let Parts { pool, devices, .. } = &*self.0;
         let model = devices.obtain(&task.model).await?;
+        let pipeline = model.pipeline(task.request.name())?;
         at(Stage::Preparing);
-        let encoded = prepare::prepare(pool, &model.pipeline, task.request).await?;
+        let encoded = prepare::prepare(pool, pipeline, task.request).await?;
         at(Stage::Queued);
         let items = encoded.prepared.items;
         let submission = Submission { items, priority: task.priority, deadline: Some(deadline) };
@@ -231,7 +233,7 @@ impl Handle {
         })?;
         let Ran { outputs, queued, device } = ticket.outputs().await?;
         at(Stage::Finishing);
-        let (reply, finish) = finish::finish(pool, &model.pipeline, encoded.prepared.pending, outputs).await?;
+        let (reply, finish) = finish::finish(pool, pipeline, encoded.prepared.pending, outputs).await?;
         Ok(Done {
             reply,
             input_tokens: encoded.prepared.tokens as u64,
@@ -240,6 +242,83 @@ impl Handle {
             model_digest: model.digest.clone(),
             execution_class: model.info.execution_class.clone(),
         })
+    }
+
+    /// Writes a text. Dropping the future or what comes of it calls the text off: its place is free at once, and its memory before the
+    /// next step.
+    ///
+    /// # Errors
+    /// At once when there is no place; later when the text cannot be written.
+    pub async fn write(&self, text: NewText) -> Result<Writing, Error> {
+        self.begin_writing(text)?.await
+    }
+
+    /// Takes a text in; the future puts it on its way. Dropping the future calls it off.
+    ///
+    /// # Errors
+    /// At once when there is no place; the future's when the text cannot be written.
+    pub fn begin_writing(
+        &self,
+        text: NewText,
+    ) -> Result<impl Future<Output = Result<Writing, Error>> + Send + 'static, Error> {
+        let started = Instant::now();
+        let watched = Watched { metrics: Arc::clone(&self.0.metrics), ended: false };
+        let (permit, deadline) = match self.admit(text.priority, text.deadline, started) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                watched.failed(&error);
+                return Err(error);
+            }
+        };
+        let worker = self.clone();
+        Ok(async move {
+            let stage = AtomicU8::new(Stage::Loading as u8);
+            let begun = tokio::time::timeout_at(deadline.into(), worker.begin_text(text, deadline, &stage)).await;
+            let late = |_| Err(Error::DeadlineExceeded { stage: Stage::from_u8(stage.load(Ordering::Relaxed)) });
+            match begun.unwrap_or_else(late) {
+                Ok(begun) => Ok(Writing::new(begun, Inside { worker, started, watched, permit })),
+                Err(error) => {
+                    watched.failed(&error);
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    /// The road of a text up to where it is written.
+    async fn begin_text(&self, text: NewText, deadline: Instant, stage: &AtomicU8) -> Result<Begun, Error> {
+        let at = |now: Stage| stage.store(now as u8, Ordering::Relaxed);
+        let Parts { pool, devices, .. } = &*self.0;
+        let NewText { model, input, priority, deadline: _, salt } = text;
+        let model = devices.obtain(&model).await?;
+        let language = Arc::clone(model.language(input.name())?);
+        at(Stage::Preparing);
+        let begun = Instant::now();
+        let prepared = {
+            let (language, id) = (Arc::clone(&language), model.id.clone());
+            let context = model.info.max_tokens.unwrap_or(0);
+            pool.run(move || {
+                text::prepare(&language, input, &text::For { model: &id, context, priority, deadline, salt })
+            })
+        };
+        let text::Prepared { ask, shown } = prepared.await??;
+        at(Stage::Writing);
+        let prepared_in = begun.elapsed();
+        let (generated, prompt_tokens) = (ask.request.generated.clone(), ask.request.prompt.len());
+        let from = match text::is_complete(&ask) {
+            Some(end) => text::ended(end, prompt_tokens),
+            None => devices.write(&model, ask).await?,
+        };
+        Ok(Begun { model, language, from, shown, generated, prompt_tokens, prepared_in })
+    }
+
+    /// Why a model that was at hand is so no more.
+    pub(crate) fn why_gone(&self, model: &str) -> Error {
+        match self.0.admission.state() {
+            State::Open => Error::Unloaded { model: model.to_owned() },
+            State::Paused => Error::Paused,
+            State::Draining => Error::Draining,
+        }
     }
 
     /// How much more work the worker takes now.
@@ -420,18 +499,34 @@ fn loaded_model(resident: &Resident) -> LoadedModel {
 }
 
 /// Counts a task's end, also when its caller leaves.
-struct Watched {
+pub(crate) struct Watched {
     metrics: Arc<Metrics>,
     ended: bool,
 }
 
 impl Watched {
-    fn end(mut self, result: &Result<Done, Error>, took: Duration) {
-        self.ended = true;
+    fn end(self, result: &Result<Done, Error>, took: Duration) {
         match result {
-            Ok(done) => self.metrics.task_done(done, took),
-            Err(error) => self.metrics.task_failed(error.fault()),
+            Ok(done) => self.metrics(|metrics| metrics.task_done(done.input_tokens, done.timings, took)),
+            Err(error) => self.failed(error),
         }
+    }
+
+    /// A text is at its end.
+    pub(crate) fn wrote(self, done: &TextDone, new_tokens: usize, took: Duration) {
+        self.metrics(|metrics| {
+            metrics.task_done(done.usage.input_tokens, done.timings, took);
+            metrics.text_done(new_tokens, done.first_token, done.timings.device);
+        });
+    }
+
+    pub(crate) fn failed(self, error: &Error) {
+        self.metrics(|metrics| metrics.task_failed(error.fault()));
+    }
+
+    fn metrics(mut self, count: impl FnOnce(&Metrics)) {
+        self.ended = true;
+        count(&self.metrics);
     }
 }
 

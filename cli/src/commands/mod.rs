@@ -1,6 +1,7 @@
 //! One file per command. Each turns its arguments into options of a library, calls it, and prints what came of it.
 
 mod bench;
+mod chat;
 mod config;
 mod coordinator;
 mod doctor;

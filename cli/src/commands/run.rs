@@ -1,5 +1,6 @@
 //! `neurogrid run`: one inference, in this process, on a worker, or through a coordinator.
 
+use super::chat;
 use crate::args::{Access, Global, Run, Target};
 use crate::output;
 use anyhow::Context;
@@ -13,7 +14,16 @@ use std::process::ExitCode;
 
 /// Runs it.
 pub(crate) async fn run(global: &Global, run: Run) -> anyhow::Result<ExitCode> {
-    let (model, input, target) = task(run)?;
+    let (model, input, target) = match run {
+        Run::Chat { model, message, system, writing, target } => {
+            let chat = chat::Chat { model, message: message.join(" "), system, writing, target: *target };
+            return chat::chat(global, chat).await;
+        }
+        Run::Generate { model, prompt, writing, target } => {
+            return chat::generate(global, model, prompt, writing, *target).await;
+        }
+        Run::Embed { .. } | Run::Rerank { .. } | Run::Classify { .. } | Run::Infer { .. } => task(run)?,
+    };
     let labels = label_rows(&input);
     let output = match (&target.coordinator, &target.worker) {
         (Some(url), _) => remote(&format!("{}/api/tasks", url.trim_end_matches('/')), model, input, &target).await?,
@@ -50,6 +60,7 @@ fn task(run: Run) -> anyhow::Result<(String, TaskInput, Target)> {
             let input = InferInput { inputs: read_tensors(&tensors)?, outputs: output };
             (model, TaskInput::Infer(input), target)
         }
+        Run::Chat { .. } | Run::Generate { .. } => anyhow::bail!("a text is no single task"),
     })
 }
 

@@ -21,6 +21,8 @@ pub(crate) fn options(address: SocketAddr, access: &Access, serving: &Serving) -
     if let Some(count) = serving.max_concurrent_tasks {
         options.admission.tasks_max = count;
     }
+    options.text.sequences_max = serving.max_sequences;
+    options.text.cache_bytes = serving.kv_cache_gb.map(|gb| (gb * 1e9) as u64);
     options.devices.preload.clone_from(&serving.preload);
     options.cache = cache(serving);
     options.compute.threads = serving.threads;

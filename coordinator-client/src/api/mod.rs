@@ -4,5 +4,6 @@ pub mod openai;
 pub mod problem;
 pub mod rerank;
 pub mod task;
+pub mod text;
 
 pub use problem::{Code, Problem};

@@ -148,7 +148,8 @@ mod tests {
         let output = || TaskOutput::Rerank { results: vec![Score { index: 1, score: 0.9 }] };
         let json = |more| {
             let (model, _, wanted) = request(more).into_task();
-            let response = RerankResponse::new(model, output(), Usage { input_tokens: 5, ..Usage::default() }, &wanted).unwrap();
+            let response =
+                RerankResponse::new(model, output(), Usage { input_tokens: 5, ..Usage::default() }, &wanted).unwrap();
             serde_json::to_value(response).unwrap()["results"].clone()
         };
         assert_eq!(json("").to_string(), r#"[{"index":1,"relevance_score":0.8999999761581421}]"#);

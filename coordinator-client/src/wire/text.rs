@@ -194,6 +194,7 @@ pub struct TokenLogprob {
     pub logprob: f32,
     /// The likeliest in its place, likeliest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
     pub top: Vec<TokenLogprob>,
 }
 

@@ -84,7 +84,7 @@ fn vectors(model: &mut Loaded, texts: &[String]) -> Result<Vec<Vec<f32>>, Error>
         Task::Rerank => {
             Request::Rerank { query: texts[0].clone(), documents: texts[1..].to_vec(), top_n: None, truncate }
         }
-        Task::Classify | Task::Infer => return Err(Error::NotText(model.manifest.id())),
+        Task::Classify | Task::Infer | Task::Generate => return Err(Error::NotText(model.manifest.id())),
     };
     let items = model.pipeline.prepare(request)?.items;
     let mut vectors = Vec::with_capacity(items.len());

@@ -72,13 +72,6 @@ pub struct Architecture {
     pub build: Option<Build>,
 }
 
-impl Architecture {
-    /// Whether it writes text and does nothing else.
-    pub(crate) fn only_decodes(&self) -> bool {
-        self.decode.is_some() && self.describe.is_none()
-    }
-}
-
 /// Describes an encoder from its `config.json`, its manifest and the names and shapes in its checkpoint.
 pub type Describe = fn(&Value, &Manifest, &Checkpoint) -> Result<encoder::Encoder, Error>;
 

@@ -20,7 +20,7 @@ pub const DEVICE: &str = "!device";
 pub const NAN: &str = "!nan";
 
 /// Marked words and their ids.
-const MARKED: &[(&str, u32)] = &[(FAIL, 1), (PANIC, 2), (OUT_OF_MEMORY, 3), (DEVICE, 4), (NAN, 5)];
+pub(super) const MARKED: &[(&str, u32)] = &[(FAIL, 1), (PANIC, 2), (OUT_OF_MEMORY, 3), (DEVICE, 4), (NAN, 5)];
 
 /// Ids of words are below this.
 const VOCABULARY: u32 = 65_536;
@@ -47,7 +47,7 @@ impl Fake {
             Task::Embed => Some(DIMENSIONS),
             Task::Rerank => Some(1),
             Task::Classify => Some(CLASSES),
-            Task::Infer => None,
+            Task::Infer | Task::Generate => None,
         };
         let spec = |name: &str, datatype, shape| TensorSpec { name: name.into(), datatype, shape };
         let (inputs, outputs) = match vector_len {
@@ -82,17 +82,9 @@ impl Fake {
     }
 
     fn vector(&self, tokens: &Tokens) -> Result<Vec<f32>, Error> {
-        let marked = tokens.ids.iter().find_map(|id| MARKED.iter().find(|(_, marked)| marked == id));
-        let device = Device::Cpu;
-        match marked.map(|(word, _)| *word) {
-            Some(FAIL) => return Err(Error::Input(format!("the input holds {FAIL}"))),
-            Some(PANIC) => panic!("the input holds {PANIC}"),
-            Some(OUT_OF_MEMORY) => {
-                return Err(Error::OutOfMemory { device, detail: format!("the input holds {OUT_OF_MEMORY}") });
-            }
-            Some(DEVICE) => return Err(Error::Device { device, detail: format!("the input holds {DEVICE}") }),
-            Some(NAN) => return Ok(vec![f32::NAN; self.info.vector_len.unwrap_or(0)]),
-            _ => {}
+        tokens.ids.iter().try_for_each(|id| heed(*id))?;
+        if tokens.ids.iter().any(|id| MARKED.contains(&(NAN, *id))) {
+            return Ok(vec![f32::NAN; self.info.vector_len.unwrap_or(0)]);
         }
         let seed = hash(tokens.ids.iter().flat_map(|id| id.to_le_bytes()));
         Ok((0..self.info.vector_len.unwrap_or(0)).map(|index| unit(seed, index)).collect())
@@ -113,6 +105,19 @@ impl Engine for Fake {
             (Item::Tensors(_), Some(_)) => Err(Error::Input("this model takes tokens, not tensors".into())),
         };
         items.iter().map(output).collect()
+    }
+}
+
+/// Fails or panics where a token is marked for it.
+pub(super) fn heed(token: u32) -> Result<(), Error> {
+    let device = Device::Cpu;
+    let detail = |word: &str| format!("the input holds {word}");
+    match MARKED.iter().find(|(_, marked)| *marked == token).map(|(word, _)| *word) {
+        Some(FAIL) => Err(Error::Input(detail(FAIL))),
+        Some(PANIC) => panic!("the input holds {PANIC}"),
+        Some(OUT_OF_MEMORY) => Err(Error::OutOfMemory { device, detail: detail(OUT_OF_MEMORY) }),
+        Some(DEVICE) => Err(Error::Device { device, detail: detail(DEVICE) }),
+        _ => Ok(()),
     }
 }
 

@@ -1,9 +1,14 @@
 //! A generator without a model, for tests of what stands before it: its next token depends on every token before, as they lie in the
 //! blocks of the plan. Who is given another's block, or one that was never written, gets an error or another text.
 
-use super::fake::hash;
+use super::fake::{self, hash};
 use crate::engine::{Device, Error, Generator, GeneratorInfo};
 use crate::generate::{Part, Plan};
+use crate::load::{LoadedText, TextNeed};
+use crate::task::Tokenizer;
+use crate::task::generate::language::{Files, Language};
+use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// The fake.
 #[derive(Debug)]
@@ -11,6 +16,31 @@ pub struct FakeGenerator {
     info: GeneratorInfo,
     /// The token that was written at each place of each block.
     cells: Vec<Option<u32>>,
+    /// Tokens below this are never the likeliest.
+    first: u32,
+    /// Whether marked tokens do what they say.
+    is_marked: bool,
+}
+
+/// What the fake that is loaded as a model has of everything: enough for a dozen short texts.
+pub const NEED: TextNeed =
+    TextNeed { weights_bytes: 0, block_bytes: 1 << 10, block_tokens: BLOCK_TOKENS, context: CONTEXT };
+const BLOCK_TOKENS: usize = 4;
+const CONTEXT: usize = 512;
+const VOCABULARY: u32 = 256;
+
+/// A fake that writes, as a model: its words are numbers, its template writes contents one after the other, and a marked word in a prompt
+/// makes the step fail that reads it.
+pub fn loaded(cache_bytes: u64) -> LoadedText {
+    let blocks = (cache_bytes / NEED.block_bytes) as usize;
+    let mut fake = FakeGenerator::new(VOCABULARY as usize, blocks, BLOCK_TOKENS);
+    fake.info.context = CONTEXT.min(fake.info.context);
+    (fake.info.block_bytes, fake.first, fake.is_marked) = (NEED.block_bytes, Tokenizer::FIRST_WORD, true);
+    let tokenizer = Tokenizer::words(VOCABULARY, fake::MARKED);
+    let config = json!({"chat_template": "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"});
+    let files = Files { config: &Value::Null, generation: &Value::Null, tokenizer: &config, template: None };
+    let language = Language::new(tokenizer, files).expect("its own template can be read");
+    LoadedText { language: Arc::new(language), generator: Box::new(fake), choice: "the fake was asked for".into() }
 }
 
 /// How far the next token's logit is above all others.
@@ -31,12 +61,13 @@ impl FakeGenerator {
             blocks,
             block_bytes: 1 << 20,
         };
-        Self { info, cells: vec![None; blocks * block_tokens] }
+        Self { info, cells: vec![None; blocks * block_tokens], first: 0, is_marked: false }
     }
 
     /// The likeliest next token of a text.
     pub fn next(&self, text: &[u32]) -> u32 {
-        (hash(text.iter().flat_map(|token| token.to_le_bytes())) % self.info.vocabulary as u64) as u32
+        let count = self.info.vocabulary as u64 - u64::from(self.first);
+        self.first + (hash(text.iter().flat_map(|token| token.to_le_bytes())) % count) as u32
     }
 
     /// Where a token of a part lies.
@@ -55,6 +86,9 @@ impl Generator for FakeGenerator {
 
     fn step(&mut self, plan: &Plan, choose: &mut dyn FnMut(usize, &mut [f32])) -> Result<(), Error> {
         for part in plan.parts() {
+            if self.is_marked {
+                part.tokens.iter().try_for_each(|token| fake::heed(*token))?;
+            }
             for (at, token) in part.tokens.iter().enumerate() {
                 let place = self.place(&part, part.position + at)?;
                 self.cells[place] = Some(*token);

@@ -4,8 +4,9 @@
 use super::safetensors::Checkpoint;
 use super::sentence_transformers::{self, MODULES, PROMPTS, SENTENCE};
 use super::{Error, safetensors};
-use crate::arch::{self, Bounds, has_head};
+use crate::arch::{self, Architecture, Bounds, has_head};
 use crate::manifest::{self, File, Manifest, Task};
+use crate::task::generate::language::{CHAT_TEMPLATE, GENERATION_CONFIG};
 use serde_json::Value;
 use sha2::Digest;
 use std::io::Read;
@@ -21,8 +22,18 @@ pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const README: &str = "README.md";
 
 /// Files of a checkpoint that are used besides weights.
-const SIDE_FILES: &[&str] =
-    &[CONFIG, TOKENIZER, MODULES, PROMPTS, SENTENCE, TOKENIZER_CONFIG, README, safetensors::INDEX];
+const SIDE_FILES: &[&str] = &[
+    CONFIG,
+    TOKENIZER,
+    MODULES,
+    PROMPTS,
+    SENTENCE,
+    TOKENIZER_CONFIG,
+    GENERATION_CONFIG,
+    CHAT_TEMPLATE,
+    README,
+    safetensors::INDEX,
+];
 /// Where exporters put the graph. Variants beside it (`model_O2.onnx`, `model_quint8_avx2.onnx`, …) are left alone:
 /// which one is wanted is not for us to guess.
 const GRAPHS: &[&str] = &["model.onnx", "onnx/model.onnx"];
@@ -76,13 +87,21 @@ pub fn inspect(
     let config = optional_json(folder, CONFIG)?.unwrap_or(Value::Null);
     let mut bounds = None;
     match arch::ALL.iter().find(|architecture| (architecture.claims)(&config)) {
-        Some(architecture) if architecture.only_decodes() && !manifest.has_onnx() => {
-            let name = architecture.name;
-            let detail =
-                format!("architecture {name:?} writes text, which no task here asks for yet; encoders can be served");
+        Some(Architecture { name, decode: Some(decode), .. })
+            if manifest.has_safetensors() && writes(&config, &manifest) =>
+        {
+            manifest.architecture = (*name).into();
+            manifest.task = Task::Generate;
+            let trained = decode(&config, &checkpoint)?.context;
+            let stated = length(optional_json(folder, TOKENIZER_CONFIG)?, "model_max_length");
+            manifest.max_tokens = Some(stated.map_or(trained, |stated| trained.min(stated as usize)));
+            return Ok(manifest);
+        }
+        Some(Architecture { name, describe: None, decode: Some(_), .. }) if !manifest.has_onnx() => {
+            let detail = format!("architecture {name:?} writes text, and this is no checkpoint of a model that does");
             return Err(Error::config(CONFIG, detail));
         }
-        Some(architecture) if architecture.only_decodes() => {}
+        Some(Architecture { describe: None, decode: Some(_), .. }) => {}
         Some(architecture) => {
             manifest.architecture = architecture.name.into();
             let probe =
@@ -99,6 +118,17 @@ pub fn inspect(
     }
     describe(&mut manifest, folder, &config, bounds)?;
     Ok(manifest)
+}
+
+/// Whether a checkpoint is one of a model that writes text: it has a head that does, and nobody made an encoder of it.
+fn writes(config: &Value, manifest: &Manifest) -> bool {
+    let head = config["architectures"][0].as_str().unwrap_or_default();
+    head.ends_with("ForCausalLM") && !manifest.files.iter().any(|file| file.path == MODULES)
+}
+
+/// A length that a file states; what is beyond any model's stands for none.
+fn length(value: Option<Value>, key: &str) -> Option<u64> {
+    value.and_then(|value| value[key].as_u64()).filter(|length| *length < 1 << 24)
 }
 
 /// Task, labels, pooling and the longest sequence. `bounds` are those of an encoder whose weights we can run.
@@ -131,7 +161,6 @@ fn describe(manifest: &mut Manifest, folder: &Path, config: &Value, bounds: Opti
         manifest.matryoshka_dimensions = matryoshka(config)?;
         manifest.check()?;
     }
-    let length = |value: Option<Value>, key: &str| value.and_then(|v| v[key].as_u64()).filter(|n| *n < 1 << 20);
     let limits = [
         length(optional_json(folder, SENTENCE)?, "max_seq_length"),
         length(optional_json(folder, TOKENIZER_CONFIG)?, "model_max_length"),

@@ -20,12 +20,13 @@ pub mod onnx_check;
 mod protobuf;
 pub mod safetensors;
 mod sentence_transformers;
+mod text;
 
 pub use inspect::{inspect, is_wanted};
+pub use text::{LoadedText, TextNeed, load_generator, load_language, load_text, text_need};
 
-use crate::engine::{Device, Engine, Generator};
+use crate::engine::{Device, Engine};
 use crate::manifest::{self, Manifest, Task};
-use crate::task::generate::language::{self, Language};
 use crate::task::{Pipeline, Tokenizer};
 use crate::{arch, backend};
 use std::path::{Path, PathBuf};
@@ -265,22 +266,26 @@ pub(crate) struct Source<'a> {
 /// # Errors
 /// [`Error::NoBackend`], with what is missing.
 pub fn check_backend(manifest: &Manifest, options: &Options) -> Result<(), Error> {
+    if manifest.task == Task::Generate {
+        return text::check(manifest, options).map(|_| ());
+    }
     let runtime_found = || backend::onnx_runtime_found(options);
     choose::choose(manifest, options.backend, options.device, &runtime_found).map(|_| ())
 }
 
-/// Loads a model from files that the cache has verified against the manifest.
+/// Loads a model that answers requests from files that the cache has verified against the manifest. One that writes text is loaded
+/// with [`load_text`].
 ///
 /// # Errors
 /// See [`Error`]; each says what to do.
 pub fn load(manifest: &Manifest, folder: &Path, options: &Options) -> Result<Loaded, Error> {
+    if manifest.task == Task::Generate {
+        return Err(Error::Misfit { model: manifest.id(), detail: "it writes text and answers nothing else".into() });
+    }
     if options.backend == Backend::Fake {
         return Ok(backend::fake::loaded_as(manifest.clone()));
     }
-    manifest.check()?;
-    for file in &manifest.files {
-        check_file(folder, file)?;
-    }
+    check_files(manifest, folder)?;
     let graph = check_graphs(folder, manifest)?;
     let config = read_config(folder, manifest)?;
     let source = Source { manifest, folder, config: &config, options };
@@ -303,58 +308,6 @@ pub fn load(manifest: &Manifest, folder: &Path, options: &Options) -> Result<Loa
     Ok(Loaded { manifest: manifest.clone(), pipeline: Arc::new(pipeline), engine, choice })
 }
 
-/// Loads a model that writes text from files that the cache has verified against the manifest, with a KV cache of at most so many bytes.
-///
-/// # Errors
-/// See [`Error`]; [`Error::NoBackend`] also where the model does not write text, or is to run elsewhere than on the CPU.
-pub fn load_generator(
-    manifest: &Manifest,
-    folder: &Path,
-    options: &Options,
-    cache_bytes: u64,
-) -> Result<Box<dyn Generator>, Error> {
-    manifest.check()?;
-    for file in &manifest.files {
-        check_file(folder, file)?;
-    }
-    let refuse = |why: &str| Error::NoBackend { model: manifest.id(), asked: options.backend, why: why.into() };
-    let decode = architecture(&manifest.architecture).and_then(|architecture| architecture.decode);
-    let decode = decode.ok_or_else(|| refuse("its architecture does not write text"))?;
-    if options.device != Device::Cpu || !matches!(options.backend, Backend::Auto | Backend::Kernels) {
-        return Err(refuse("text is written on the CPU only, with backend auto or kernels"));
-    }
-    let config = read_config(folder, manifest)?;
-    backend::cpu::decoder::load(Source { manifest, folder, config: &config, options }, decode, cache_bytes)
-}
-
-/// What a model that writes text has beside its weights, from files that the cache has verified.
-///
-/// # Errors
-/// When the tokenizer is missing or a file is broken.
-pub fn load_language(manifest: &Manifest, folder: &Path) -> Result<Language, Error> {
-    let has = |path: &str| manifest.files.iter().any(|file| file.path == path);
-    if !has(inspect::TOKENIZER) {
-        return Err(Error::config(inspect::TOKENIZER, "is missing; a model that writes text needs one"));
-    }
-    let bytes = std::fs::read(folder.join(inspect::TOKENIZER)).map_err(|e| Error::io(inspect::TOKENIZER, &e))?;
-    let tokenizer = Tokenizer::from_json(&bytes).map_err(|e| Error::config(inspect::TOKENIZER, e))?;
-    let json = |path: &str| if has(path) { inspect::read_json(folder, path) } else { Ok(serde_json::Value::Null) };
-    let file = language::CHAT_TEMPLATE;
-    let template = match has(file) {
-        true => Some(std::fs::read_to_string(folder.join(file)).map_err(|e| Error::io(file, &e))?),
-        false => None,
-    };
-    let (config, generation) = (read_config(folder, manifest)?, json(language::GENERATION_CONFIG)?);
-    let tokenizer_config = json(inspect::TOKENIZER_CONFIG)?;
-    let files = language::Files {
-        config: &config,
-        generation: &generation,
-        tokenizer: &tokenizer_config,
-        template: template.as_deref(),
-    };
-    Language::new(tokenizer, files)
-}
-
 /// Runs one tiny sequence, so that what only fails at the first run (a missing kernel, a wrong shape inside the
 /// graph) fails the loading and not a caller, and so that the first caller does not pay for first allocations.
 fn warm_up(engine: &mut dyn Engine, manifest: &Manifest) -> Result<(), Error> {
@@ -374,7 +327,7 @@ fn warm_up(engine: &mut dyn Engine, manifest: &Manifest) -> Result<(), Error> {
 /// Whether a model takes tokens, not tensors.
 pub(crate) fn takes_tokens(manifest: &Manifest) -> bool {
     match manifest.task {
-        Task::Embed | Task::Rerank => true,
+        Task::Embed | Task::Rerank | Task::Generate => true,
         Task::Classify => manifest.files.iter().any(|file| file.path == inspect::TOKENIZER),
         Task::Infer => false,
     }
@@ -405,6 +358,11 @@ pub fn memory_need_bytes(manifest: &Manifest, backend: Backend) -> u64 {
         },
     };
     weights + WORKSPACE
+}
+
+fn check_files(manifest: &Manifest, folder: &Path) -> Result<(), Error> {
+    manifest.check()?;
+    manifest.files.iter().try_for_each(|file| check_file(folder, file))
 }
 
 fn check_file(folder: &Path, file: &manifest::File) -> Result<(), Error> {
@@ -465,14 +423,15 @@ fn read_config(folder: &Path, manifest: &Manifest) -> Result<serde_json::Value, 
 }
 
 fn read_tokenizer(folder: &Path, manifest: &Manifest) -> Result<Option<Tokenizer>, Error> {
-    if !takes_tokens(manifest) {
-        return Ok(None);
-    }
+    if takes_tokens(manifest) { must_read_tokenizer(folder, manifest).map(Some) } else { Ok(None) }
+}
+
+fn must_read_tokenizer(folder: &Path, manifest: &Manifest) -> Result<Tokenizer, Error> {
     if !manifest.files.iter().any(|file| file.path == inspect::TOKENIZER) {
         return Err(Error::config(inspect::TOKENIZER, "is missing; a model that takes text needs one"));
     }
     let bytes = std::fs::read(folder.join(inspect::TOKENIZER)).map_err(|e| Error::io(inspect::TOKENIZER, &e))?;
-    Tokenizer::from_json(&bytes).map(Some).map_err(|e| Error::config(inspect::TOKENIZER, e))
+    Tokenizer::from_json(&bytes).map_err(|e| Error::config(inspect::TOKENIZER, e))
 }
 
 /// The architecture of this name.

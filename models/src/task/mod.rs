@@ -72,6 +72,19 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// What it asks for, in words.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Request::Embed { .. } => "embed",
+            Request::Rerank { .. } => "rerank",
+            Request::ClassifyTexts { .. } => "classify texts",
+            Request::ClassifyTensors { .. } => "classify tensors",
+            Request::Infer { .. } => "infer",
+        }
+    }
+}
+
 /// A text, or one that the caller has already tokenised.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Text {

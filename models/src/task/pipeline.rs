@@ -239,13 +239,13 @@ impl Pipeline {
     }
 
     fn check_task(&self, request: &Request) -> Result<(), Error> {
-        let (asked, fits) = match request {
-            Request::Embed { .. } => ("embed", self.task == Task::Embed),
-            Request::Rerank { .. } => ("rerank", self.task == Task::Rerank),
-            Request::ClassifyTexts { .. } => ("classify texts", self.task == Task::Classify && self.takes_text()),
-            Request::ClassifyTensors { .. } => ("classify tensors", self.task == Task::Classify && !self.takes_text()),
+        let fits = match request {
+            Request::Embed { .. } => self.task == Task::Embed,
+            Request::Rerank { .. } => self.task == Task::Rerank,
+            Request::ClassifyTexts { .. } => self.task == Task::Classify && self.takes_text(),
+            Request::ClassifyTensors { .. } => self.task == Task::Classify && !self.takes_text(),
             // Any model that takes tensors can be asked for its raw outputs.
-            Request::Infer { .. } => ("infer", !self.takes_text()),
+            Request::Infer { .. } => !self.takes_text(),
         };
         if fits {
             return Ok(());
@@ -255,7 +255,7 @@ impl Pipeline {
             (Task::Classify, false) => "classify tensors",
             (task, _) => task.name(),
         };
-        Err(Error::WrongTask { model: self.model.clone(), does, asked })
+        Err(Error::WrongTask { model: self.model.clone(), does, asked: request.name() })
     }
 
     /// Tokens of each text, with the prompt before those that are words.

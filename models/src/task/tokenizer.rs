@@ -64,10 +64,10 @@ pub(super) struct Length {
     pub(super) truncate: bool,
 }
 
-/// The first word's id of the fake tokenizer; those below are for marked words.
-const FIRST_WORD: u32 = 16;
-
 impl Tokenizer {
+    /// The first word's id of the fake tokenizer; those below are for marked words.
+    pub(crate) const FIRST_WORD: u32 = 16;
+
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
@@ -104,8 +104,8 @@ impl Tokenizer {
                 let id = |word: &str| match marked.iter().find(|(mark, _)| *mark == word) {
                     Some((_, id)) => *id,
                     None => {
-                        FIRST_WORD
-                            + (crate::backend::fake::hash(word.bytes()) % u64::from(vocabulary - FIRST_WORD)) as u32
+                        let count = u64::from(vocabulary - Self::FIRST_WORD);
+                        Self::FIRST_WORD + (crate::backend::fake::hash(word.bytes()) % count) as u32
                     }
                 };
                 Ok(Piece::Words(text.split_whitespace().map(id).collect()))

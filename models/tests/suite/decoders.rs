@@ -42,7 +42,7 @@ fn manifest(folder: &Path) -> Manifest {
     };
     let mut files: Vec<File> = std::fs::read_dir(folder).unwrap().map(|entry| file(entry.unwrap())).collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    let fake = models::backend::fake::manifest_for("decoder", Task::Infer);
+    let fake = models::backend::fake::manifest_for("decoder", Task::Generate);
     Manifest { architecture: architecture.into(), files, ..fake }
 }
 

@@ -69,6 +69,25 @@ struct State<C> {
     stopped: bool,
 }
 
+impl<C> State<C> {
+    /// What to do next, else for how long there is nothing, where that is known.
+    fn next(&mut self) -> Result<Work<C>, Option<Duration>> {
+        if let Some(command) = self.commands.pop_front() {
+            return Ok(Work::Command(command));
+        }
+        if self.stopped {
+            return Ok(Work::Stop);
+        }
+        let now = Instant::now();
+        tell_all(self.backlog.expire(now), &Error::DeadlineExceeded { stage: Stage::Queued });
+        match self.backlog.next(now) {
+            Step::Run(batch) => Ok(Work::Batch(batch)),
+            Step::Idle => Err(None),
+            Step::WaitUntil(until) => Err(Some(until.saturating_duration_since(now))),
+        }
+    }
+}
+
 impl<C> Queue<C> {
     /// An empty queue.
     pub fn new(policy: Policy) -> Self {
@@ -144,23 +163,19 @@ impl<C> Queue<C> {
     pub fn take(&self) -> Work<C> {
         let mut state = self.state();
         loop {
-            if let Some(command) = state.commands.pop_front() {
-                return Work::Command(command);
-            }
-            if state.stopped {
-                return Work::Stop;
-            }
-            let now = Instant::now();
-            tell_all(state.backlog.expire(now), &Error::DeadlineExceeded { stage: Stage::Queued });
-            state = match state.backlog.next(now) {
-                Step::Run(batch) => return Work::Batch(batch),
-                Step::Idle => self.0.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Step::WaitUntil(until) => {
-                    let waited = self.0.wake.wait_timeout(state, until.saturating_duration_since(now));
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+            state = match state.next() {
+                Ok(work) => return work,
+                Err(None) => self.0.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Err(Some(time)) => {
+                    self.0.wake.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
+    }
+
+    /// What to do now; nothing when there is nothing yet. Called by the device's thread when it has other work.
+    pub fn take_now(&self) -> Option<Work<C>> {
+        self.state().next().ok()
     }
 
     /// One more batch for an engine that runs some side by side; nothing when the device's thread should look first, because there

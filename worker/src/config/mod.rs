@@ -15,6 +15,8 @@ pub struct Options {
     pub admission: Admission,
     /// How batches are put together.
     pub batch: Batch,
+    /// How text is written.
+    pub text: Text,
     /// Which devices are used.
     pub devices: Devices,
     /// Where models are kept and come from.
@@ -83,6 +85,33 @@ impl Default for Batch {
             wait: Duration::ZERO,
             // High priorities get seven of eight batches at least, and nobody starves.
             overtakes_max: 7,
+        }
+    }
+}
+
+/// How text is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// Texts of one model that are written at once; others wait for their turn.
+    pub sequences_max: usize,
+    /// Bytes of a model's KV cache. When absent: what all its texts could need, up to half of the device memory that is free.
+    pub cache_bytes: Option<u64>,
+    /// How long a step may take while prompts are read: about the longest time between two tokens of a text.
+    pub step: Duration,
+    /// Texts that wait for their turn at each model; more are refused with 429.
+    pub queue_max: usize,
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self {
+            // Weights are read once for all of them; on a CPU more gain little, and each one's tokens come slower.
+            sequences_max: 32,
+            cache_bytes: None,
+            // Still reads as flowing; a prompt of a thousand tokens is read in a second where a step holds 250 of them.
+            step: Duration::from_millis(250),
+            // As many as may be inside.
+            queue_max: 512,
         }
     }
 }
@@ -277,7 +306,7 @@ pub struct Compute {
     pub backend: models::load::Backend,
     /// The ONNX Runtime library to use; searched for when absent.
     pub onnx_library: Option<PathBuf>,
-    /// Loads models in another way than [`models::load()`]. For tests and benches.
+    /// Loads models that answer requests in another way than [`models::load()`]. For tests and benches.
     pub loader: Option<Loader>,
 }
 

@@ -7,24 +7,88 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Instant;
 
-use models::Loaded;
+use models::engine::{Device, Info};
+use models::load::TextNeed;
+use models::manifest::Task;
 
+use super::desk::Desk;
 use super::ledger::Idle;
 use super::placement::{self, Candidate};
-use super::resident::{Condition, Health, New, Resident};
+use super::resident::{Condition, Does, Health, New, Resident};
 use super::thread::{self, Command, words_of};
-use super::{Inner, Seat};
-use crate::Error;
+use super::{Inner, Seat, texts};
 use crate::batch::backlog::LaneId;
 use crate::batch::policy::Limits;
 use crate::cache::CachedModel;
+use crate::generate::writer::Writer;
+use crate::generate::{self, Blocks, Scheduler};
+use crate::{Error, config};
+
+/// What a model needs of a device.
+enum Need {
+    /// One that answers requests: so many bytes.
+    Answers(u64),
+    /// One that writes text.
+    Writes(TextNeed),
+}
+
+impl Need {
+    /// Bytes without which it is not loaded.
+    fn least_bytes(&self) -> u64 {
+        match self {
+            Need::Answers(bytes) => *bytes,
+            Need::Writes(need) => texts::least_bytes(need),
+        }
+    }
+
+    /// Bytes but for a KV cache.
+    fn weights_bytes(&self) -> u64 {
+        match self {
+            Need::Answers(bytes) => *bytes,
+            Need::Writes(need) => need.weights_bytes,
+        }
+    }
+}
+
+/// A model that was loaded and is on no thread yet.
+struct Made {
+    does: Does,
+    info: Info,
+    choice: String,
+    runner: Runner,
+}
+
+/// What goes onto the device's thread, with its bounds.
+enum Runner {
+    Engine(Box<dyn models::Engine>, Limits),
+    Writer(Box<Writer>, generate::Limits),
+}
+
+impl Runner {
+    /// Its bounds in words.
+    fn bounds(&self) -> String {
+        match self {
+            Runner::Engine(_, Limits { cost, sides, side_cost, .. }) => {
+                format!("batches of {cost}, {sides} of {side_cost} side by side")
+            }
+            Runner::Writer(_, limits) => {
+                let generate::Limits { step_tokens, sequences_max, context_max, .. } = limits;
+                format!("{sequences_max} texts at once, steps of {step_tokens} tokens, a context of {context_max}")
+            }
+        }
+    }
+}
 
 impl Inner {
     /// Loads a model on the device that suits it.
     pub(super) async fn load(self: &Arc<Self>, cached: Arc<CachedModel>) -> Result<(), Error> {
         let id = cached.manifest.id();
-        let need = models::load::memory_need_bytes(&cached.manifest, self.options.compute.backend);
-        let choice = placement::place(&id, need, self.options.devices.force, &self.candidates())?;
+        let need = {
+            let (inner, cached) = (Arc::clone(self), Arc::clone(&cached));
+            let counted = tokio::task::spawn_blocking(move || inner.need(&cached)).await;
+            counted.unwrap_or_else(|_| Err(Error::Internal(format!("counting what {id} needs crashed"))))?
+        };
+        let choice = placement::place(&id, need.least_bytes(), self.options.devices.force, &self.candidates())?;
         let _one_at_a_time = self.seats[choice.index].loading.lock().await;
         if self.residents.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id) {
             return Ok(());
@@ -42,31 +106,56 @@ impl Inner {
         self.seats.iter().map(of_seat).collect()
     }
 
-    fn load_on(self: &Arc<Self>, cached: Arc<CachedModel>, need: u64, choice: placement::Choice) -> Result<(), Error> {
+    /// What a model needs of a device, before it is loaded.
+    fn need(&self, cached: &CachedModel) -> Result<Need, Error> {
+        let (manifest, compute) = (&cached.manifest, &self.options.compute);
+        if manifest.task != Task::Generate {
+            return Ok(Need::Answers(models::load::memory_need_bytes(manifest, compute.backend)));
+        }
+        // The same on every device that can run it.
+        let options = self.load_options(Device::Cpu);
+        let need = models::load::text_need(manifest, &cached.folder, &options);
+        let refuse = |error| Error::Load { model: manifest.id(), device: Device::Cpu, error: Arc::new(error) };
+        need.map(Need::Writes).map_err(refuse)
+    }
+
+    fn load_options(&self, device: Device) -> models::Options {
+        let config::Compute { backend, threads, onnx_library, .. } = &self.options.compute;
+        models::Options { backend: *backend, device, threads: *threads, onnx_library: onnx_library.clone() }
+    }
+
+    fn load_on(self: &Arc<Self>, cached: Arc<CachedModel>, need: Need, choice: placement::Choice) -> Result<(), Error> {
         let id = cached.manifest.id();
         let seat = &self.seats[choice.index];
-        self.make_room(choice.index, &id, need)?;
+        self.make_room(choice.index, &id, need.least_bytes())?;
         let lane = self.next_lane.fetch_add(1, Ordering::Relaxed);
         let ledger = || seat.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger().reserve(lane, &id, need);
+        let cache_bytes = match &need {
+            Need::Answers(_) => 0,
+            Need::Writes(need) => {
+                texts::cache_bytes(need, &self.options.text, ledger().free().saturating_sub(need.weights_bytes))
+            }
+        };
+        let need_bytes = need.least_bytes().max(need.weights_bytes() + cache_bytes);
+        ledger().reserve(lane, &id, need_bytes);
         let started = Instant::now();
-        let (loaded, limits) = self.load_files(&cached, seat).inspect_err(|_| ledger().release(lane))?;
+        let made = self.load_files(&cached, seat, cache_bytes).inspect_err(|_| ledger().release(lane))?;
+        let Made { does, info, choice: because, runner } = made;
         // What was reserved counts what batches need too, so it stays unless the weights alone are more.
-        let memory_bytes = need.max(loaded.engine.info().weights_bytes);
+        let memory_bytes = need_bytes.max(info.weights_bytes + cache_bytes);
         ledger().reserve(lane, &id, memory_bytes);
 
-        let info = loaded.engine.info().clone();
-        let health = Arc::new_cyclic(|health| self.health(choice.index, lane, &cached, health));
-        if !self.install(seat, lane, &id, loaded.engine, &health) {
+        let health = Arc::new_cyclic(|health| self.health(choice.index, lane, &cached, cache_bytes, health));
+        let bounds = runner.bounds();
+        if !self.install(seat, lane, &id, runner, &health) {
             ledger().release(lane);
             return Err(Error::Draining);
         }
-        seat.queue.set_lane(lane, limits, true);
         let resident = Arc::new(Resident::new(New {
             cached,
-            pipeline: loaded.pipeline,
+            does,
             info,
-            choice: loaded.choice,
+            choice: because,
             placement: choice.reason,
             memory_bytes,
             loaded_in: started.elapsed(),
@@ -79,10 +168,7 @@ impl Inner {
             device = %seat.device,
             provider = resident.info.provider,
             ms = resident.loaded_in.as_millis() as u64,
-            batch = limits.cost,
-            sides = limits.sides,
-            side = limits.side_cost,
-            "loaded: {}; {}",
+            "loaded: {}; {}; {bounds}",
             resident.placement,
             resident.choice
         );
@@ -96,31 +182,47 @@ impl Inner {
         Ok(())
     }
 
-    /// Runs the loader, and finds out how large batches should be. A loader or an engine that panics is an error like another.
-    fn load_files(&self, cached: &CachedModel, seat: &Seat) -> Result<(Loaded, Limits), Error> {
-        let compute = &self.options.compute;
-        let options = models::Options {
-            backend: compute.backend,
-            device: seat.device,
-            threads: compute.threads,
-            onnx_library: compute.onnx_library.clone(),
-        };
-        let attempt = catch_unwind(AssertUnwindSafe(|| {
-            let mut loaded = match &compute.loader {
-                Some(loader) => loader(&cached.manifest, &cached.folder, &options),
-                None => models::load(&cached.manifest, &cached.folder, &options),
-            }?;
-            let limits = self.limits(&mut *loaded.engine);
-            Ok((loaded, limits))
+    /// Runs the loader, and finds out how large batches or steps should be. A loader or an engine that panics is an error like another.
+    fn load_files(&self, cached: &CachedModel, seat: &Seat, cache_bytes: u64) -> Result<Made, Error> {
+        let attempt = catch_unwind(AssertUnwindSafe(|| match cached.manifest.task {
+            Task::Generate => self.make_writer(cached, seat, cache_bytes),
+            _ => self.make_engine(cached, seat),
         }));
         let model = cached.manifest.id();
         match attempt {
-            Ok(Ok(loaded)) => Ok(loaded),
+            Ok(Ok(made)) => Ok(made),
             Ok(Err(error)) => Err(Error::Load { model, device: seat.device, error: Arc::new(error) }),
             Err(panic) => {
                 Err(Error::Internal(format!("loading {model} on {} crashed: {}", seat.device, words_of(&*panic))))
             }
         }
+    }
+
+    fn make_engine(&self, cached: &CachedModel, seat: &Seat) -> Result<Made, models::Error> {
+        let options = self.load_options(seat.device);
+        let models::Loaded { pipeline, mut engine, choice, .. } = match &self.options.compute.loader {
+            Some(loader) => loader(&cached.manifest, &cached.folder, &options),
+            None => models::load(&cached.manifest, &cached.folder, &options),
+        }?;
+        let limits = self.limits(&mut *engine);
+        let info = engine.info().clone();
+        Ok(Made { does: Does::Answer(pipeline), info, choice, runner: Runner::Engine(engine, limits) })
+    }
+
+    fn make_writer(&self, cached: &CachedModel, seat: &Seat, cache_bytes: u64) -> Result<Made, models::Error> {
+        let options = self.load_options(seat.device);
+        let loaded = models::load::load_text(&cached.manifest, &cached.folder, &options, cache_bytes)?;
+        let models::load::LoadedText { language, mut generator, choice } = loaded;
+        let info = generator.info().clone();
+        let refuse = |detail| models::Error::Backend { backend: info.backend, model: cached.manifest.id(), detail };
+        let limits = texts::limits(&mut *generator, &self.options.text, self.options.batch.overtakes_max);
+        let limits = limits.map_err(|error| refuse(format!("a first step failed: {error}")))?;
+        // What was tried lies in blocks that count as free.
+        let blocks = Blocks::new(u32::try_from(info.blocks).unwrap_or(u32::MAX - 1), info.block_tokens);
+        let scheduler = Scheduler::new(limits, blocks).map_err(|error| refuse(error.to_string()))?;
+        let writer = Writer::new(scheduler, generator, Arc::clone(language.tokenizer()));
+        let (does, info) = (Does::Write(language), info.as_info());
+        Ok(Made { does, info, choice, runner: Runner::Writer(Box::new(writer), limits) })
     }
 
     /// Unloads models that nobody uses, the least recently used first, until there is room.
@@ -180,23 +282,36 @@ impl Inner {
         }
     }
 
-    fn install(
-        &self,
-        seat: &Seat,
-        lane: LaneId,
-        model: &str,
-        engine: Box<dyn models::Engine>,
-        health: &Arc<Health>,
-    ) -> bool {
+    /// Puts what was loaded on the device's thread, and opens its lane.
+    fn install(&self, seat: &Seat, lane: LaneId, model: &str, runner: Runner, health: &Arc<Health>) -> bool {
         let (done, wait) = sync_channel(1);
-        let watcher: Arc<Health> = Arc::clone(health);
-        let engine = thread::Seat { engine, model: model.to_owned(), watcher };
-        seat.queue.command(Command::Install(lane, engine, done)) && wait.recv().is_ok()
+        let (watcher, model) = (Arc::<Health>::clone(health), model.to_owned());
+        match runner {
+            Runner::Engine(engine, limits) => {
+                let engine = thread::Seat { engine, model, watcher };
+                let is_installed = seat.queue.command(Command::Install(lane, engine, done)) && wait.recv().is_ok();
+                if is_installed {
+                    seat.queue.set_lane(lane, limits, true);
+                }
+                is_installed
+            }
+            Runner::Writer(writer, _) => {
+                let desk = Box::new(Desk { writer: *writer, model, watcher });
+                seat.queue.command(Command::Furnish(lane, desk, done)) && wait.recv().is_ok()
+            }
+        }
     }
 
     /// The health of a model, which has it loaded again when its engine crashed. Loading would keep the device from its
     /// other models, so it has a thread of its own.
-    fn health(self: &Arc<Self>, seat: usize, lane: LaneId, cached: &Arc<CachedModel>, health: &Weak<Health>) -> Health {
+    fn health(
+        self: &Arc<Self>,
+        seat: usize,
+        lane: LaneId,
+        cached: &Arc<CachedModel>,
+        cache_bytes: u64,
+        health: &Weak<Health>,
+    ) -> Health {
         let inner = Arc::downgrade(self);
         let cached = Arc::clone(cached);
         let health = health.clone();
@@ -205,7 +320,7 @@ impl Inner {
             let cached = Arc::clone(&cached);
             let id = cached.manifest.id();
             let work = move || match condition {
-                Condition::Reloading => inner.reload(seat, lane, &cached, &health),
+                Condition::Reloading => inner.reload(seat, lane, &cached, cache_bytes, &health),
                 Condition::Ready | Condition::Broken => inner.give_up(seat, lane, &cached),
             };
             if std::thread::Builder::new().name(format!("reload-{id}")).spawn(work).is_err() {
@@ -217,20 +332,26 @@ impl Inner {
         Health::new(panics_max, failing, Arc::clone(&self.metrics), Box::new(reload))
     }
 
-    fn reload(&self, seat_index: usize, lane: LaneId, cached: &CachedModel, health: &Arc<Health>) {
+    fn reload(
+        &self,
+        seat_index: usize,
+        lane: LaneId,
+        cached: &CachedModel,
+        cache_bytes: u64,
+        health: &Arc<Health>,
+    ) {
         let seat = &self.seats[seat_index];
         let id = cached.manifest.id();
-        match self.load_files(cached, seat) {
-            Ok((loaded, limits)) => {
+        match self.load_files(cached, seat, cache_bytes) {
+            Ok(made) => {
                 let is_wanted = || {
                     let residents = self.residents.read().unwrap_or_else(PoisonError::into_inner);
                     residents.get(&id).is_some_and(|resident| resident.lane == lane)
                 };
-                if !is_wanted() || !self.install(seat, lane, &id, loaded.engine, health) {
+                if !is_wanted() || !self.install(seat, lane, &id, made.runner, health) {
                     return;
                 }
                 health.set(Condition::Ready);
-                seat.queue.set_lane(lane, limits, true);
                 if is_wanted() {
                     tracing::info!(model = id, "loaded again");
                     return;

@@ -2,12 +2,14 @@
 //! [`placement`] and [`ledger`], computes on each device's [`thread`]. Never touches the network itself: the cache brings
 //! what is missing.
 
+pub mod desk;
 pub mod ledger;
 pub mod placement;
 pub mod resident;
 pub mod thread;
 
 mod loading;
+mod texts;
 mod warm_up;
 
 use std::collections::HashMap;
@@ -16,10 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use models::engine::Device;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::batch::Queue;
 use crate::batch::policy::{Limits, Policy};
+use crate::generate::writer::{Ask, Event};
 use crate::metrics::Metrics;
 use crate::{Error, cache, config};
 use ledger::Ledger;
@@ -51,6 +54,8 @@ pub struct Options {
     pub devices: config::Devices,
     /// How batches are put together.
     pub batch: config::Batch,
+    /// How text is written.
+    pub text: config::Text,
     /// How models are loaded.
     pub compute: config::Compute,
 }
@@ -226,6 +231,25 @@ impl Devices {
         self.0.seats.iter().map(of_seat).collect()
     }
 
+    /// Puts a text on a resident's desk. What is written comes out of the channel; dropping that calls it off.
+    ///
+    /// # Errors
+    /// When the model refuses it, or is gone.
+    pub(crate) async fn write(&self, resident: &Resident, ask: Ask) -> Result<mpsc::Receiver<Event>, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.queue_of(resident).command(Command::Write(resident.lane, Box::new(ask), answer));
+        let refuse = |refused| Error::Refused { model: resident.id.clone(), refused };
+        match answered.await {
+            Ok(answer) => answer.map_err(refuse),
+            // There is no desk any more: it crashed, or it was taken down.
+            Err(_) => Err(match resident.condition() {
+                Condition::Broken => Error::Broken { model: resident.id.clone(), times: resident.panics() },
+                Condition::Reloading => Error::Panicked { model: resident.id.clone() },
+                Condition::Ready => Error::Unloaded { model: resident.id.clone() },
+            }),
+        }
+    }
+
     /// The queue of a resident's device.
     pub(crate) fn queue_of(&self, resident: &Resident) -> &Queue<Command> {
         &self.0.seats[resident.seat].queue
@@ -261,7 +285,7 @@ impl Inner {
         residents.get(id).map(Use::of)
     }
 
-    /// What a batch of a model may hold. Tries the engine, which is nobody else's yet.
+    /// What a batch of a model that answers requests may hold. Tries the engine, which is nobody else's yet.
     fn limits(&self, engine: &mut dyn models::Engine) -> Limits {
         let batch = &self.options.batch;
         let info = engine.info();

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::time::{Duration, Instant};
 
 use models::engine::{self, Info};
-use models::task::Pipeline;
+use models::task::generate::language::Language;
+use models::task::{self, Pipeline};
 use tokio::sync::Notify;
 
 use super::thread::{Report, Watcher};
+use crate::Error;
 use crate::batch::backlog::LaneId;
 use crate::cache::CachedModel;
 use crate::metrics::Metrics;
@@ -22,8 +24,8 @@ pub struct Resident {
     pub digest: String,
     /// Its files, which stay in the cache as long as this lives.
     pub cached: Arc<CachedModel>,
-    /// Preparation and finishing.
-    pub pipeline: Arc<Pipeline>,
+    /// What it does for callers.
+    pub does: Does,
     /// What the engine is and where it runs.
     pub info: Info,
     /// Why this backend.
@@ -43,6 +45,14 @@ pub struct Resident {
     uses: AtomicUsize,
     last_used: AtomicU64,
     unused: Notify,
+}
+
+/// What a model does for callers, as far as that needs no device.
+pub enum Does {
+    /// It answers requests: preparation and finishing.
+    Answer(Arc<Pipeline>),
+    /// It writes text: conversations to prompts, tokens to text.
+    Write(Arc<Language>),
 }
 
 /// Whether a model answers.
@@ -70,7 +80,7 @@ impl Condition {
 /// What was known of a model when it was loaded.
 pub(super) struct New {
     pub(super) cached: Arc<CachedModel>,
-    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) does: Does,
     pub(super) info: Info,
     pub(super) choice: String,
     pub(super) placement: String,
@@ -87,7 +97,7 @@ impl Resident {
             id: new.cached.manifest.id(),
             digest: new.cached.manifest.digest(),
             cached: new.cached,
-            pipeline: new.pipeline,
+            does: new.does,
             info: new.info,
             choice: new.choice,
             placement: new.placement,
@@ -100,6 +110,32 @@ impl Resident {
             last_used: AtomicU64::new(now_ms()),
             unused: Notify::new(),
         }
+    }
+
+    /// Preparation and finishing of requests.
+    ///
+    /// # Errors
+    /// When it writes text.
+    pub fn pipeline(&self, asked: &'static str) -> Result<&Arc<Pipeline>, Error> {
+        match &self.does {
+            Does::Answer(pipeline) => Ok(pipeline),
+            Does::Write(_) => Err(self.wrong_task("generate", asked)),
+        }
+    }
+
+    /// Prompts and text.
+    ///
+    /// # Errors
+    /// When it does not write any.
+    pub fn language(&self, asked: &'static str) -> Result<&Arc<Language>, Error> {
+        match &self.does {
+            Does::Answer(pipeline) => Err(self.wrong_task(pipeline.task().name(), asked)),
+            Does::Write(language) => Ok(language),
+        }
+    }
+
+    fn wrong_task(&self, does: &'static str, asked: &'static str) -> Error {
+        task::Error::WrongTask { model: self.id.clone(), does, asked }.into()
     }
 
     /// Whether it answers.

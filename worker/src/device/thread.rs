@@ -1,6 +1,7 @@
 //! The thread that owns a device: batches and commands go in from its queue, outputs go back into it. Engines live here
 //! and nowhere else, so they need no locks. A failing batch is run again item by item, so that only the item at fault
-//! fails; a panic fails its batch, takes the engine out of use and never ends the thread.
+//! fails; a panic fails its batch, takes the engine out of use and never ends the thread. Models that write text take turns with
+//! batches: a batch, then a step of each.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,14 +16,20 @@ use models::engine::{self, Engine, Item, Output, Side};
 use crate::Error;
 use crate::batch::backlog::{Batch, JobId, LaneId, halves};
 use crate::batch::{Queue, Work};
+use crate::generate::writer::{Ask, Failure};
+use super::desk::{Answer, Desk};
 
 /// What the thread is told to do beside batches. Each says when it is done on its channel.
 #[derive(Debug)]
 pub enum Command {
     /// Put an engine on a lane, in place of the one that is there.
     Install(LaneId, Seat, SyncSender<()>),
+    /// Put one that writes text on a lane, in place of the one that is there.
+    Furnish(LaneId, Box<Desk>, SyncSender<()>),
     /// Drop a lane's engine, and with it its memory.
     Remove(LaneId, SyncSender<()>),
+    /// Write a text.
+    Write(LaneId, Box<Ask>, Answer),
 }
 
 /// An engine with what the thread must know of it.
@@ -64,45 +71,80 @@ pub struct Report {
 
 /// Runs until the queue is stopped.
 pub fn run(queue: &Queue<Command>) {
-    let mut seats: HashMap<LaneId, Seat> = HashMap::new();
+    let (mut seats, mut desks) = (Seats::new(), Desks::new());
     loop {
-        match queue.take() {
-            Work::Stop => break,
-            Work::Command(command) => carry_out(&mut seats, command),
-            Work::Batch(batch) => {
-                let lane = batch.lane;
-                let Some(seat) = seats.get_mut(&lane) else {
-                    // The lane is opened after its engine is installed and closed before it is removed.
-                    queue.fail(&batch.origins, &Error::Internal("a batch came for a model that is not there".into()));
-                    continue;
-                };
-                let result = if batch.is_side {
-                    side_by_side(queue, seat, batch)
-                } else {
-                    Run { queue, seat, batch: &batch }.all()
-                };
-                if let Err(Panicked) = result
-                    && let Some(seat) = seats.remove(&lane)
-                {
-                    let watcher = Arc::clone(&seat.watcher);
-                    drop_quietly(seat);
-                    watcher.panicked();
-                }
+        let is_writing = desks.values().any(|desk| desk.is_busy());
+        match if is_writing { queue.take_now() } else { Some(queue.take()) } {
+            Some(Work::Stop) => break,
+            Some(Work::Command(command)) => {
+                carry_out(&mut seats, &mut desks, command);
+                continue;
             }
+            Some(Work::Batch(batch)) => run_batch(queue, &mut seats, batch, if is_writing { 1 } else { IN_A_ROW }),
+            None => {}
+        }
+        let crashed: Vec<LaneId> =
+            desks.iter_mut().filter_map(|(lane, desk)| (desk.is_busy() && !desk.step()).then_some(*lane)).collect();
+        for desk in crashed.iter().filter_map(|lane| desks.remove(lane)) {
+            let watcher = Arc::clone(&desk.watcher);
+            desk.clear(&Failure::Panicked);
+            watcher.panicked();
         }
     }
     seats.into_values().for_each(drop_quietly);
+    desks.into_values().for_each(|desk| desk.clear(&Failure::Unloaded));
 }
 
-fn carry_out(seats: &mut HashMap<LaneId, Seat>, command: Command) {
+type Seats = HashMap<LaneId, Seat>;
+type Desks = HashMap<LaneId, Box<Desk>>;
+
+fn run_batch(queue: &Queue<Command>, seats: &mut Seats, batch: Batch, in_a_row: usize) {
+    let lane = batch.lane;
+    let Some(seat) = seats.get_mut(&lane) else {
+        // The lane is opened after its engine is installed and closed before it is removed.
+        queue.fail(&batch.origins, &Error::Internal("a batch came for a model that is not there".into()));
+        return;
+    };
+    let result = if batch.is_side {
+        side_by_side(queue, seat, batch, in_a_row)
+    } else {
+        Run { queue, seat, batch: &batch }.all()
+    };
+    if let Err(Panicked) = result
+        && let Some(seat) = seats.remove(&lane)
+    {
+        let watcher = Arc::clone(&seat.watcher);
+        drop_quietly(seat);
+        watcher.panicked();
+    }
+}
+
+fn carry_out(seats: &mut Seats, desks: &mut Desks, command: Command) {
+    let remove = |seats: &mut Seats, desks: &mut Desks, lane: &LaneId| {
+        seats.remove(lane).into_iter().for_each(drop_quietly);
+        desks.remove(lane).into_iter().for_each(|desk| desk.clear(&Failure::Unloaded));
+    };
     let done = match command {
         Command::Install(lane, seat, done) => {
-            seats.insert(lane, seat).into_iter().for_each(drop_quietly);
+            remove(seats, desks, &lane);
+            seats.insert(lane, seat);
+            done
+        }
+        Command::Furnish(lane, desk, done) => {
+            remove(seats, desks, &lane);
+            desks.insert(lane, desk);
             done
         }
         Command::Remove(lane, done) => {
-            seats.remove(&lane).into_iter().for_each(drop_quietly);
+            remove(seats, desks, &lane);
             done
+        }
+        Command::Write(lane, ask, answer) => {
+            // Without a desk the answer is dropped, which says that the model is gone.
+            if let Some(desk) = desks.get_mut(&lane) {
+                desk.take(*ask, answer);
+            }
+            return;
         }
     };
     // Whoever gave the command may have gone.
@@ -124,12 +166,12 @@ const IN_A_ROW: usize = 16;
 
 /// Runs this batch and more of its lane, on all sides of the engine, until one of them finds no more. A batch that fails there
 /// is run again after that, and alone.
-fn side_by_side(queue: &Queue<Command>, seat: &mut Seat, first: Batch) -> Result<(), Panicked> {
+fn side_by_side(queue: &Queue<Command>, seat: &mut Seat, first: Batch, in_a_row: usize) -> Result<(), Panicked> {
     let (lane, watcher, backend) = (first.lane, Arc::clone(&seat.watcher), seat.engine.info().backend);
     let (first, failed, is_over) = (Mutex::new(Some(first)), Mutex::new(vec![]), AtomicBool::new(false));
     let of = |first: &Mutex<Option<Batch>>| first.lock().unwrap_or_else(PoisonError::into_inner).take();
     seat.engine.run_sides(&|side| {
-        for _ in 0..IN_A_ROW {
+        for _ in 0..in_a_row {
             let Some(batch) = of(&first).or_else(|| queue.take_side(lane)) else { break };
             let started = Instant::now();
             let Attempt::Outputs(outputs) = attempt(side, backend, &batch.items) else {

@@ -25,8 +25,10 @@ pub struct Ask {
     pub request: Request,
     /// How its tokens are chosen.
     pub sampling: Sampling,
-    /// The text ends where one of these begins.
-    pub stops: Vec<String>,
+    /// The text so far: it stands behind the prompt and the tokens that were generated already.
+    pub stream: TextStream,
+    /// The text ends where one of these begins. What was generated already has been pushed.
+    pub stops: Stops,
     /// Tokens that end a text. They are no part of it.
     pub stop_tokens: Arc<[u32]>,
 }
@@ -64,6 +66,28 @@ pub enum Failure {
     /// The tokenizer could not turn its tokens into text.
     #[error("its tokens could not be turned into text: {0}")]
     Text(String),
+    /// The engine panicked.
+    #[error("the engine crashed")]
+    Panicked,
+    /// The engine was taken down.
+    #[error("the engine was taken down")]
+    Unloaded,
+}
+
+/// What a step was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// There was nothing to run.
+    Idle,
+    /// It ran.
+    Ran {
+        /// Sequences in it.
+        sequences: usize,
+        /// Their tokens.
+        tokens: usize,
+    },
+    /// It failed, and with it the texts that it was for.
+    Failed(engine::Error),
 }
 
 /// Why a text is not taken on.
@@ -83,9 +107,6 @@ pub enum Refused {
         /// How many there are.
         vocabulary: usize,
     },
-    /// The prompt's tokens are none of the tokenizer's.
-    #[error("the prompt's tokens have no text: {0}")]
-    Text(String),
 }
 
 /// What is kept of a text that is being written.
@@ -135,21 +156,20 @@ impl Writer {
     /// # Errors
     /// At once, with figures, when it cannot be.
     pub fn submit(&mut self, now: Instant, ask: Ask) -> Result<mpsc::Receiver<Event>, Refused> {
-        let Ask { request, sampling, stops, stop_tokens } = ask;
+        let Ask { request, sampling, stream, stops, stop_tokens } = ask;
         sampling.check()?;
-        let before = [&request.prompt[..], &request.generated].concat();
         let vocabulary = self.engine.info().vocabulary;
         let of_bias = sampling.bias.iter().map(|(token, _)| token);
-        if let Some(&token) = before.iter().chain(of_bias).find(|token| **token as usize >= vocabulary) {
+        let before = request.prompt.iter().chain(&request.generated);
+        if let Some(&token) = before.chain(of_bias).find(|token| **token as usize >= vocabulary) {
             return Err(Refused::Token { token, vocabulary });
         }
-        let stream = TextStream::after(&self.tokenizer, &before).map_err(Refused::Text)?;
         let sampler = Sampler::new(sampling, &request.prompt, &request.generated);
         // All its tokens, and its end.
         let most = request.new_tokens_max.saturating_sub(request.generated.len()).saturating_add(1);
         let id = self.scheduler.submit(now, request)?;
         let (to, from) = mpsc::channel(most);
-        self.texts.insert(id, Text { sampler, stream, stops: Stops::new(stops), stop_tokens, to });
+        self.texts.insert(id, Text { sampler, stream, stops, stop_tokens, to });
         Ok(from)
     }
 
@@ -158,8 +178,20 @@ impl Writer {
         &self.scheduler
     }
 
-    /// Runs one step. Returns false when there was nothing to run.
-    pub fn step(&mut self, clock: &dyn Fn() -> Instant) -> bool {
+    /// Whether no text is here.
+    pub fn is_idle(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// Gives up every text.
+    pub fn fail_all(&mut self, failure: &Failure) {
+        for text in std::mem::take(&mut self.texts).into_values() {
+            text.tell(Event::Failed(failure.clone()));
+        }
+    }
+
+    /// Runs one step.
+    pub fn step(&mut self, clock: &dyn Fn() -> Instant) -> Step {
         let is_gone = |(id, text): (&SequenceId, &Text)| text.to.is_closed().then_some(*id);
         for id in self.texts.iter().filter_map(is_gone).collect::<Vec<_>>() {
             self.scheduler.cancel(clock(), id);
@@ -168,7 +200,10 @@ impl Writer {
         let Self { engine, tokenizer, texts, scratch, sampled, stopped, failed, .. } = self;
         sampled.clear();
         stopped.clear();
-        let has_work = !plan.is_empty();
+        let mut step = Step::Idle;
+        if !plan.is_empty() {
+            step = Step::Ran { sequences: plan.len(), tokens: plan.tokens().len() };
+        }
         let mut choose = |at: usize, logits: &mut [f32]| {
             let part = plan.part(at);
             let id = part.sequence;
@@ -181,12 +216,13 @@ impl Writer {
                 Err(failure) => failed.push((id, failure)),
             }
         };
-        let result = if has_work { engine.step(plan, &mut choose) } else { Ok(()) };
+        let result = if plan.is_empty() { Ok(()) } else { engine.step(plan, &mut choose) };
         match result {
             Ok(()) => self.scheduler.finish_step(clock(), &self.sampled, &self.stopped),
             // What it left in the blocks is of no use: it must not count as computed, for others would share it.
             Err(error) => {
                 failed.extend(plan.parts().map(|part| (part.sequence, Failure::Engine(error.clone()))));
+                step = Step::Failed(error);
             }
         }
         for (id, failure) in self.failed.drain(..) {
@@ -200,7 +236,7 @@ impl Writer {
                 text.end(&self.tokenizer, ended);
             }
         }
-        has_work
+        step
     }
 }
 

@@ -32,6 +32,8 @@ struct Figures {
     tasks_per_s: f64,
     /// Tokens read.
     input_tokens: u64,
+    /// Tokens written.
+    output_tokens: u64,
     /// Batches that were answered.
     batches: u64,
     /// Batches that failed.
@@ -78,6 +80,7 @@ async fn json(State(app): State<Shared>) -> axum::Json<Figures> {
         tasks_inside: status.slots.inside,
         tasks_per_s: figures.done as f64 / uptime_s.max(f64::MIN_POSITIVE),
         input_tokens: figures.input_tokens,
+        output_tokens: figures.output_tokens,
         batches: figures.batches,
         batches_failed: figures.batches_failed,
         engine_panics: figures.panics,

@@ -16,6 +16,7 @@ mod rerank;
 mod resources;
 mod status;
 mod tasks;
+mod texts;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -138,6 +139,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(metrics::routes())
         .merge(models::routes())
         .merge(openai::routes())
+        .merge(texts::routes())
         .merge(rerank::routes())
         .merge(oip::routes())
         .merge(openapi::routes())

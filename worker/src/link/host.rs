@@ -7,12 +7,12 @@ use std::time::Instant;
 use coordinator_client::api::{Code, Problem};
 use coordinator_client::client::{self, Access, Failure, Offered, Outcome};
 use coordinator_client::session::Facts;
-use coordinator_client::wire::{self, Capabilities, FailureClass, ModelHeld, TaskKind};
+use coordinator_client::wire::{Capabilities, FailureClass, ModelHeld, TaskKind};
 use models::manifest::Task;
 
 use crate::cache::{Registry, Source};
 use crate::device::resident::Condition;
-use crate::service::{Done, Model, NewTask, Timings};
+use crate::service::{Model, NewTask};
 use crate::{Error, Fault, convert, service};
 
 use super::Machine;
@@ -108,16 +108,7 @@ impl client::Host for Host {
         self.fetch(&model, access, deadline).await?;
         let task = NewTask { model, request, priority: priority_of(priority), deadline };
         let done = self.worker.execute(task).await.map_err(of_error)?;
-        let Done { reply, input_tokens, timings, model, model_digest, execution_class } = done;
-        Ok(Outcome {
-            output: convert::output_of(reply),
-            usage: wire::Usage { input_tokens, ..wire::Usage::default() },
-            timings: timings_of(timings),
-            model,
-            model_digest,
-            execution_class,
-            batch_size: 0,
-        })
+        Ok(convert::outcome_of(done))
     }
 
     async fn load(&self, model: &str, access: &Access) -> Result<(), Failure> {
@@ -144,6 +135,7 @@ fn held(model: &Model) -> ModelHeld {
             Task::Rerank => TaskKind::Rerank,
             Task::Classify => TaskKind::Classify,
             Task::Infer => TaskKind::Infer,
+            Task::Generate => TaskKind::Generate,
         },
         loaded: ready.is_some(),
         execution_class: ready.map(|loaded| loaded.info.execution_class.clone()),
@@ -152,18 +144,6 @@ fn held(model: &Model) -> ModelHeld {
 
 fn priority_of(priority: i32) -> u8 {
     u8::try_from(priority.clamp(0, i32::from(NewTask::PRIORITY_MAX))).expect("it was clamped")
-}
-
-fn timings_of(timings: Timings) -> wire::Timings {
-    let us = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    let Timings { queue, prepare, device, finish } = timings;
-    wire::Timings {
-        queue_us: us(queue),
-        prepare_us: us(prepare),
-        device_us: us(device),
-        finish_us: us(finish),
-        total_us: us(queue + prepare + device + finish),
-    }
 }
 
 fn of_error(error: Error) -> Failure {

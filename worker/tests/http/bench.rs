@@ -1,4 +1,4 @@
-//! A worker on a free port of loopback with four fake models, and a gate before its engine that tests shut and open:
+//! A worker on a free port of loopback with a fake model for each task, and a gate before its engine that tests shut and open:
 //! options go in, a running worker comes out.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::models::backend::fake;
 use ::models::engine::{self, Engine, Info, Item, Output};
+use ::models::load::Backend;
 use ::models::manifest::Task;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -16,8 +17,13 @@ use worker::{Options, StartError};
 use crate::api::Api;
 
 /// The fake models' names and tasks.
-const FAKES: [(&str, Task); 4] =
-    [("texts", Task::Embed), ("pairs", Task::Rerank), ("labels", Task::Classify), ("tensors", Task::Infer)];
+const FAKES: [(&str, Task); 5] = [
+    ("texts", Task::Embed),
+    ("pairs", Task::Rerank),
+    ("labels", Task::Classify),
+    ("tensors", Task::Infer),
+    ("writer", Task::Generate),
+];
 
 /// A running worker.
 pub(crate) struct Bench {
@@ -62,6 +68,7 @@ pub(crate) fn options(folder: &std::path::Path) -> Options {
     options.cache.folder = folder.join("models");
     options.http.address = ([127, 0, 0, 1], 0).into();
     options.compute.threads = 1;
+    options.compute.backend = Backend::Fake;
     // The gate counts every run.
     options.batch.is_measured = false;
     // A child that ends without a word: the drivers of this machine have no part in these tests.

@@ -37,6 +37,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("get", "/v1/models/{model}", "owned_by"),
     ("post", "/v1/embeddings", ""),
     ("post", "/v1/rerank", ""),
+    ("post", "/v1/chat/completions", ""),
+    ("post", "/v1/completions", ""),
     ("get", "/v2", "extensions"),
     ("get", "/v2/health/live", ""),
     ("get", "/v2/health/ready", ""),

@@ -15,3 +15,4 @@ mod pressure;
 mod prompts;
 mod shutdown;
 mod tasks;
+mod texts;

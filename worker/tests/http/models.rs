@@ -14,7 +14,7 @@ async fn a_model_is_loaded_when_it_is_asked_for_and_unloaded_when_that_is_said()
     assert!(info.get("loaded").is_none());
     let names = bench.api.get("/api/models").await.ok()["models"].as_array().unwrap().clone();
     let names: Vec<&str> = names.iter().filter_map(|model| model["id"].as_str()).collect();
-    assert_eq!(names, ["digits@1", "labels@1", "minilm-tiny@1", "pairs@1", "tensors@1", "texts@1"]);
+    assert_eq!(names, ["digits@1", "labels@1", "minilm-tiny@1", "pairs@1", "tensors@1", "texts@1", "writer@1"]);
 
     for name in ["texts", "texts@1"] {
         let loaded = bench.api.post(&format!("/api/models/{name}"), json!({})).await.ok();
@@ -56,8 +56,9 @@ async fn an_unloading_waits_for_those_who_use_the_model() {
 
 #[tokio::test]
 async fn a_pinned_model_is_neither_forgotten_nor_pushed_out() {
-    // A fake model counts as 64 MiB: there is room for one.
+    // A model counts as 64 MiB and its files: there is room for one.
     let bench = start_with(|options| {
+        options.compute.backend = ::models::load::Backend::Auto;
         options.devices.devices =
             vec![worker::config::DeviceOptions { device: ::models::engine::Device::Cpu, memory_bytes: 100 << 20 }];
     });

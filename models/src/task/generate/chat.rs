@@ -4,7 +4,7 @@
 //! Templates are Jinja, written for Python's: its methods are there, `raise_exception` too. There is no clock, so that the same messages
 //! give the same prompt at any time; templates that ask for a date have one of their own for that case.
 
-use minijinja::value::{Kwargs, Value as Jinja};
+use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
 use minijinja::{Environment, ErrorKind};
 use serde_json::Value;
 
@@ -73,7 +73,7 @@ impl Template {
         let read = |json: &str| serde_json::from_str::<Jinja>(json).map_err(|e| Error::Refused(e.to_string()));
         let mut context: Vec<(&str, Jinja)> =
             self.specials.iter().map(|(name, token)| (name.as_str(), token.as_str().into())).collect();
-        context.push(("messages", read(messages)?));
+        context.push(("messages", conversation(&read(messages)?)?));
         if let Some(tools) = tools {
             context.push(("tools", read(tools)?));
         }
@@ -81,6 +81,40 @@ impl Template {
         let template = self.environment.get_template(NAME).map_err(|e| Error::Template(words(&e)))?;
         template.render(Jinja::from_iter(context)).map_err(|e| Error::Refused(words(&e)))
     }
+}
+
+/// The messages, each with its role. Contents in parts become one text, as most templates want it: a line for each part.
+fn conversation(messages: &Jinja) -> Result<Jinja, Error> {
+    let refuse = |words: String| Err(Error::Refused(words));
+    if messages.kind() != ValueKind::Seq {
+        return refuse("messages must be a list of objects with role and content".into());
+    }
+    let mut checked = Vec::new();
+    for (index, message) in messages.try_iter().into_iter().flatten().enumerate() {
+        let of = |name: &str| message.get_attr(name).unwrap_or_default();
+        if message.kind() != ValueKind::Map || of("role").as_str().is_none() {
+            return refuse(format!("message {index} is no object with a role"));
+        }
+        let content = of("content");
+        if content.kind() != ValueKind::Seq {
+            checked.push(message);
+            continue;
+        }
+        let mut lines = Vec::new();
+        for part in content.try_iter().into_iter().flatten() {
+            match part.get_attr("text").unwrap_or_default().as_str() {
+                Some(text) => lines.push(text.to_owned()),
+                None => return refuse(format!("message {index} has a part that is no text; only text can be read")),
+            }
+        }
+        let joined = Jinja::from(lines.join("\n"));
+        let pairs = message.try_iter().into_iter().flatten().map(|key| {
+            let value = if key.as_str() == Some("content") { joined.clone() } else { of(key.as_str().unwrap_or("")) };
+            (key, value)
+        });
+        checked.push(Jinja::from_iter(pairs.collect::<Vec<_>>()));
+    }
+    Ok(Jinja::from(checked))
 }
 
 /// As Python writes JSON: a space behind colons and commas, nothing escaped for HTML; with `indent`, as many spaces a level.
@@ -174,6 +208,27 @@ mod tests {
         let tools = r#"[{"type": "function", "function": {"name": "f", "description": "d", "about": 1.5}}]"#;
         check("{{ tools[0].function.name }}", "[]", Some(tools), "f");
         check("{{ tools | tojson }}", "[]", Some(tools), tools);
+    }
+
+    #[test]
+    fn contents_in_parts_become_one_text_and_what_is_no_message_is_refused() {
+        let parts = r#"[{"role": "user", "name": "n", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]"#;
+        check(
+            "{{ messages[0].content }} {{ messages[0] | tojson }}",
+            parts,
+            None,
+            "a\nb {\"role\": \"user\", \"name\": \"n\", \"content\": \"a\\nb\"}",
+        );
+        let refused = |messages: &str| template("x").prompt(messages, None).unwrap_err().to_string();
+        for (messages, part) in [
+            (r#""hello""#, "messages must be a list"),
+            (r#"{"role": "user"}"#, "messages must be a list"),
+            (r#"[{"role": "user", "content": "a"}, {"content": "b"}]"#, "message 1"),
+            (r#"["a"]"#, "message 0"),
+            (r#"[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]"#, "no text"),
+        ] {
+            assert!(refused(messages).contains(part), "{messages}");
+        }
     }
 
     #[test]

@@ -48,7 +48,8 @@ fn ask(prompt: &[u32], new_tokens_max: usize) -> Ask {
     let request =
         Request { prompt: prompt.to_vec(), generated: vec![], new_tokens_max, priority: 5, deadline: None, salt: 0 };
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    Ask { request, sampling, stops: vec![], stop_tokens: Arc::new([]) }
+    let stream = TextStream::after(&tokenizer(), prompt).unwrap();
+    Ask { request, sampling, stream, stops: Stops::default(), stop_tokens: Arc::new([]) }
 }
 
 fn prompt(seed: u32) -> Vec<u32> {
@@ -67,7 +68,7 @@ fn alone(prompt: &[u32], count: usize) -> Vec<u32> {
 
 fn run(writer: &mut Writer) {
     let mut steps = 0;
-    while writer.step(&Instant::now) {
+    while writer.step(&Instant::now) != Step::Idle {
         steps += 1;
         assert!(steps < 100_000, "it never ends");
     }
@@ -133,7 +134,7 @@ fn a_text_ends_at_a_stop_string_or_a_token_that_ends_texts() {
     let want = alone(&prompt(5), 12);
     let mut writer = writer(40);
     // The space is given out with the word before it only if the stop string does not begin with it.
-    let stop = Ask { stops: vec![format!("w{} w{}", want[3], want[4])], ..ask(&prompt(5), 12) };
+    let stop = Ask { stops: Stops::new([format!("w{} w{}", want[3], want[4])]), ..ask(&prompt(5), 12) };
     let token = Ask { stop_tokens: Arc::new([want[6]]), ..ask(&prompt(5), 12) };
     let (stop, token) = (writer.submit(Instant::now(), stop).unwrap(), writer.submit(Instant::now(), token).unwrap());
     run(&mut writer);
@@ -150,7 +151,7 @@ fn whoever_leaves_frees_its_blocks_and_nobody_else_notices() {
     let leaves = writer.submit(Instant::now(), ask(&prompt(15), 40)).unwrap();
     let stays = writer.submit(Instant::now(), ask(&prompt(4), 10)).unwrap();
     for _ in 0..4 {
-        assert!(writer.step(&Instant::now));
+        assert!(matches!(writer.step(&Instant::now), Step::Ran { .. }));
     }
     let before = writer.scheduler().figures().blocks.used;
     drop(leaves);
@@ -179,7 +180,7 @@ fn deadlines_and_refusals_are_told() {
     let mut late = ask(&prompt(3), 10);
     late.request.deadline = Some(now + Duration::from_secs(1));
     let from = writer.submit(now, late).unwrap();
-    assert!(writer.step(&|| now));
+    assert!(matches!(writer.step(&|| now), Step::Ran { .. }));
     writer.step(&|| now + Duration::from_secs(2));
     assert_eq!(read(from).2, Ok(End::Deadline));
 

@@ -2,6 +2,7 @@
 
 mod kept;
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, State};
@@ -9,7 +10,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header, request};
 use axum::response::{IntoResponse, Response};
 use coordinator_client::api::task::{SubmitTask, TaskAccepted, TaskResult, TaskStatus};
 use coordinator_client::api::{Code, Problem};
-use coordinator_client::wire::{TaskId, Usage};
+use coordinator_client::client::Outcome;
+use coordinator_client::wire::TaskId;
 use models::task::Reply;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -17,8 +19,9 @@ use utoipa_axum::routes;
 use super::Shared;
 use super::body::{Json, Reserved, answer, json_response};
 use super::error::{Path, Refusal};
-use crate::convert::{check_json, output_of, request_of};
-use crate::{Done, NewTask};
+use crate::NewTask;
+use crate::convert::{check_json, outcome_of, outcome_of_text, request_of};
+use crate::text::{Input, NewText};
 
 pub(super) use kept::Kept;
 
@@ -49,35 +52,60 @@ async fn execute(
     Json(submit, reserved): Json<SubmitTask>,
 ) -> Result<Response, Refusal> {
     let id = TaskId::new();
-    let kind = submit.task.kind();
-    // A deadline beyond the clock's end is none.
-    let deadline = submit.deadline_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
-    let (model, priority) = (submit.model, submit.priority);
-    let task = NewTask { request: request_of(submit.task)?, model, priority, deadline };
+    let new = kept::New {
+        id,
+        kind: submit.task.kind(),
+        model: submit.model.clone(),
+        priority: submit.priority,
+        deadline_ms: submit.deadline_ms,
+    };
+    let running = begin(&app, submit)?;
     if !later {
-        let done = app.handle.execute(task).await?;
-        return answer(&app, reply_bytes(&done.reply), move || Ok(result_of(id, done)?)).await;
+        let (outcome, bytes) = running.await?;
+        return answer(&app, bytes, move || Ok(result_of(id, outcome))).await;
     }
-    let accepted = accept(&app, id, kind, submit.deadline_ms, task, reserved)?;
+    let accepted = accept(&app, new, running, reserved);
     let location = HeaderValue::try_from(format!("/api/tasks/{id}")).expect("an id is plain text");
     let applied = (HeaderName::from_static("preference-applied"), HeaderValue::from_static("respond-async"));
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location), applied], axum::Json(accepted)).into_response())
 }
 
-/// Begins a task that nobody waits for. It is refused at once like any other when there is no place.
-fn accept(
-    app: &Shared,
-    id: TaskId,
-    kind: coordinator_client::wire::TaskKind,
-    deadline_ms: Option<u64>,
-    task: NewTask,
-    reserved: Reserved,
-) -> Result<TaskAccepted, Refusal> {
-    let known = app.handle.cache().find(&task.model);
-    let model = known.unwrap_or_else(|| task.model.clone());
-    let priority = task.priority;
-    let running = app.handle.begin(task)?;
-    let stop = app.kept.begin(kept::New { id, kind, model: model.clone(), priority, deadline_ms });
+/// What comes of a task, with about how many bytes that holds.
+type Running = Pin<Box<dyn Future<Output = Result<(Outcome, usize), crate::Error>> + Send>>;
+
+/// Takes a task in, or refuses it at once.
+fn begin(app: &Shared, submit: SubmitTask) -> Result<Running, Refusal> {
+    // A deadline beyond the clock's end is none.
+    let deadline = submit.deadline_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
+    let (model, priority, kind) = (submit.model, submit.priority, submit.task.kind());
+    match Input::of_task(submit.task) {
+        Ok(input) => {
+            let writing = app.handle.begin_writing(NewText { priority, deadline, ..NewText::new(model, input) })?;
+            Ok(Box::pin(async move {
+                let done = writing.await?.whole().await?;
+                let bytes = done.written.text.len();
+                Ok((outcome_of_text(kind, done), bytes))
+            }))
+        }
+        Err(task) => {
+            let running = app.handle.begin(NewTask { request: request_of(task)?, model, priority, deadline })?;
+            Ok(Box::pin(async move {
+                let done = running.await?;
+                if let Reply::Tensors(tensors) = &done.reply {
+                    tensors.iter().try_for_each(check_json)?;
+                }
+                let bytes = reply_bytes(&done.reply);
+                Ok((outcome_of(done), bytes))
+            }))
+        }
+    }
+}
+
+/// Keeps what comes of a task that nobody waits for.
+fn accept(app: &Shared, new: kept::New, running: Running, reserved: Reserved) -> TaskAccepted {
+    let id = new.id;
+    let model = app.handle.cache().find(&new.model).unwrap_or_else(|| new.model.clone());
+    let stop = app.kept.begin(kept::New { model: model.clone(), ..new });
     let shared = std::sync::Arc::clone(app);
     tokio::spawn(async move {
         let _reserved = reserved;
@@ -87,17 +115,17 @@ fn accept(
             () = stop.cancelled() => return,
             ended = running => ended,
         };
-        let outcome = match ended {
-            Ok(done) => {
-                let model = done.model.clone();
-                let write = move || result_of(id, done).map(|result| super::body::json_bytes(&result));
-                shared.handle.on_cpu(write).await.flatten().map(|bytes| (model, bytes))
+        let result = match ended {
+            Ok((outcome, _)) => {
+                let model = outcome.model.clone();
+                let write = move || super::body::json_bytes(&result_of(id, outcome));
+                shared.handle.on_cpu(write).await.map(|bytes| (model, bytes))
             }
             Err(error) => Err(error),
         };
-        shared.kept.end(id, outcome);
+        shared.kept.end(id, result);
     });
-    Ok(TaskAccepted { id, model, existing: false })
+    TaskAccepted { id, model, existing: false }
 }
 
 /// About how many bytes a reply holds.
@@ -110,21 +138,17 @@ pub(super) fn reply_bytes(reply: &Reply) -> usize {
     }
 }
 
-fn result_of(id: TaskId, done: Done) -> Result<TaskResult, crate::Error> {
-    if let Reply::Tensors(tensors) = &done.reply {
-        tensors.iter().try_for_each(check_json)?;
-    }
-    let us = |time: Duration| time.as_micros() as u64;
+fn result_of(id: TaskId, outcome: Outcome) -> TaskResult {
+    let Outcome { output, usage, timings, model, model_digest, execution_class, batch_size: _ } = outcome;
     let facts = serde_json::json!({
-        "execution_class": done.execution_class,
-        "model_digest": done.model_digest,
-        "queue_us": us(done.timings.queue),
-        "prepare_us": us(done.timings.prepare),
-        "device_us": us(done.timings.device),
-        "finish_us": us(done.timings.finish),
+        "execution_class": execution_class,
+        "model_digest": model_digest,
+        "queue_us": timings.queue_us,
+        "prepare_us": timings.prepare_us,
+        "device_us": timings.device_us,
+        "finish_us": timings.finish_us,
     });
-    let usage = Usage { input_tokens: done.input_tokens, ..Usage::default() };
-    Ok(TaskResult { id, model: done.model, output: output_of(done.reply), usage, facts: Some(facts) })
+    TaskResult { id, model, output, usage, facts: Some(facts) }
 }
 
 fn id_of(text: &str) -> Result<TaskId, Refusal> {

@@ -18,7 +18,7 @@ use weights::Weights;
 
 /// Tokens of a block of the KV cache: small enough that what sequences begin with alike is shared to nearly its end, and large enough
 /// that tables stay short.
-const BLOCK_TOKENS: usize = 16;
+pub(crate) const BLOCK_TOKENS: usize = 16;
 
 struct Cpu {
     decoder: Decoder,
@@ -45,11 +45,8 @@ pub(crate) fn load(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Resu
     let decoder = decode(source.config, &checkpoint)?;
     let trained = manifest.max_tokens.map_or(decoder.context, |most| most.min(decoder.context));
 
-    let shape =
-        |blocks| Shape { blocks, block: BLOCK_TOKENS, kv_heads: decoder.heads.keys, head_dim: decoder.heads.dim };
     let too_large = || refused("a block of its KV cache is larger than memory can be".into());
-    let layer_bytes = shape(1).bytes(Kind::F32).ok_or_else(too_large)? as u64;
-    let block_bytes = layer_bytes.checked_mul(decoder.layers.len() as u64).ok_or_else(too_large)?;
+    let block_bytes = block_bytes(&decoder).ok_or_else(too_large)?;
     let blocks = (cache_bytes / block_bytes).min(BLOCKS_MAX) as usize;
     if blocks == 0 {
         return Err(refused(format!(
@@ -57,7 +54,7 @@ pub(crate) fn load(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Resu
         )));
     }
     let context = trained.min(blocks * BLOCK_TOKENS);
-    let cache = |_| Cache::new(shape(blocks), Kind::F32).map_err(|e| refused(e.to_string()));
+    let cache = |_| Cache::new(shape(&decoder, blocks), Kind::F32).map_err(|e| refused(e.to_string()));
     let caches = decoder.layers.iter().map(cache).collect::<Result<Vec<_>, _>>()?;
     let weights = pool.install(|| Weights::load(&decoder, &checkpoint, context, manifest.quantization))?;
     let precision = manifest.quantization.map_or(manifest.precision.as_str(), |quantization| quantization.name());
@@ -74,6 +71,16 @@ pub(crate) fn load(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Resu
         block_bytes,
     };
     Ok(Box::new(Cpu { decoder, weights, checkpoint, caches, workspace: Workspace::new(threads), pool, info }))
+}
+
+/// Bytes of a block of the KV cache, of all layers; nothing where no memory holds it.
+pub(crate) fn block_bytes(decoder: &Decoder) -> Option<u64> {
+    let bytes = shape(decoder, 1).bytes(Kind::F32)? as u64;
+    bytes.checked_mul(decoder.layers.len() as u64)
+}
+
+fn shape(decoder: &Decoder, blocks: usize) -> Shape {
+    Shape { blocks, block: BLOCK_TOKENS, kv_heads: decoder.heads.keys, head_dim: decoder.heads.dim }
 }
 
 /// Blocks are numbered in 32 bits.

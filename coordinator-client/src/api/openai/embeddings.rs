@@ -1,7 +1,6 @@
-//! OpenAI's shapes for embeddings and the list of models: their request becomes a task's input, a task's output becomes
-//! their response. Fields that OpenAI has and that mean nothing here are read and ignored. Pure, no server.
+//! OpenAI's shapes for embeddings: their request becomes a task's input, a task's output becomes their response.
 
-use super::{Code, Problem};
+use crate::api::{Code, Problem};
 use crate::wire::task::{EmbedInput, Text};
 use crate::wire::{TaskInput, TaskOutput, Usage};
 use base64::Engine;
@@ -142,42 +141,6 @@ impl EmbeddingsResponse {
     }
 }
 
-/// Answer to `GET /v1/models`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ModelList {
-    /// `list`.
-    pub object: &'static str,
-    /// The models.
-    pub data: Vec<Model>,
-}
-
-/// A model as OpenAI lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Model {
-    /// `name@version`.
-    pub id: String,
-    /// `model`.
-    pub object: &'static str,
-    /// Seconds since 1970; 0 when that is not known.
-    pub created: u64,
-    /// Where it came from.
-    pub owned_by: String,
-}
-
-impl Model {
-    /// A model of this name and origin.
-    pub fn new(id: String, owned_by: String) -> Self {
-        Self { id, object: "model", created: 0, owned_by }
-    }
-}
-
-impl ModelList {
-    /// A list of models.
-    pub fn new(data: Vec<Model>) -> Self {
-        Self { object: "list", data }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,7 +191,8 @@ mod tests {
     fn vectors_are_written_as_asked() {
         let output = || TaskOutput::Embed { embeddings: Matrix { columns: 2, values: vec![1.0, -0.5, 0.25, 2.0] } };
         let json = |format| {
-            let response = EmbeddingsResponse::new("m@1".into(), output(), Usage { input_tokens: 7, ..Usage::default() }, format);
+            let response =
+                EmbeddingsResponse::new("m@1".into(), output(), Usage { input_tokens: 7, ..Usage::default() }, format);
             serde_json::to_value(response.unwrap()).unwrap()
         };
         let floats = json(EncodingFormat::Float);
