@@ -2,6 +2,7 @@
 //! gives; no test expects anything to be done in some time.
 
 mod fake;
+mod shown;
 
 use super::api::{Kind, Shape};
 use super::client::Client;
