@@ -1,6 +1,7 @@
 //! A coordinator's tasks on the worker's own road: offers become requests, replies become outcomes, errors name who was
 //! at fault. Also what a coordinator is told of models, load and health. Decides nothing about leases.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use models::manifest::Task;
 use crate::cache::{Registry, Source};
 use crate::device::resident::Condition;
 use crate::service::{Model, NewTask};
+use crate::text::{NewText, Next};
 use crate::{Error, Fault, convert, service};
 
 use super::Machine;
@@ -24,6 +26,8 @@ pub(super) struct Host {
     slots_max: Option<u32>,
     /// Among how many grids the worker's places are shared.
     share: usize,
+    /// Callers of one grid share what was computed of their prompts, and nobody else does.
+    salt: u64,
 }
 
 impl Host {
@@ -33,7 +37,7 @@ impl Host {
         slots_max: Option<u32>,
         share: usize,
     ) -> Self {
-        Self { worker, machine, slots_max, share }
+        Self { worker, machine, slots_max, share, salt: RandomState::new().hash_one(()) }
     }
 
     /// Has a model at hand, out of this grid's registry where it is not: no other grid is asked.
@@ -82,7 +86,7 @@ impl client::Host for Host {
         let free = status.devices.iter().filter(|device| !device.is_failing);
         let free = free.map(|device| device.memory_bytes.saturating_sub(device.reserved_bytes));
         let capabilities = Capabilities {
-            kinds: vec![TaskKind::Embed, TaskKind::Rerank, TaskKind::Classify, TaskKind::Infer],
+            kinds: TaskKind::ALL.to_vec(),
             models: self.worker.models().iter().map(held).collect(),
             can_fetch: true,
             memory_bytes_free: free.max().unwrap_or(0),
@@ -102,13 +106,28 @@ impl client::Host for Host {
         self.machine.profile()
     }
 
-    async fn execute(&self, offered: Offered, access: &Access, _pieces: &Pieces) -> Result<Outcome, Failure> {
+    async fn execute(&self, offered: Offered, access: &Access, pieces: &Pieces) -> Result<Outcome, Failure> {
         let Offered { attempt: _, model, input, deadline, priority, trace_parent: _ } = offered;
-        let request = convert::request_of(input).map_err(|problem| of_problem(FailureClass::Input, problem))?;
+        let (kind, priority) = (input.kind(), priority_of(priority));
+        let input = match convert::text_of(input) {
+            Ok(input) => input,
+            Err(task) => {
+                let request = convert::request_of(task).map_err(|problem| of_problem(FailureClass::Input, problem))?;
+                self.fetch(&model, access, deadline).await?;
+                let done = self.worker.execute(NewTask { model, request, priority, deadline }).await;
+                return done.map(convert::outcome_of).map_err(of_error);
+            }
+        };
         self.fetch(&model, access, deadline).await?;
-        let task = NewTask { model, request, priority: priority_of(priority), deadline };
-        let done = self.worker.execute(task).await.map_err(of_error)?;
-        Ok(convert::outcome_of(done))
+        let text = NewText { priority, deadline, salt: self.salt, ..NewText::new(model, input) };
+        let mut writing = self.worker.write(text).await.map_err(of_error)?;
+        while let Some(next) = writing.next().await {
+            match next.map_err(of_error)? {
+                Next::Piece(piece) => pieces.push(piece),
+                Next::End(done) => return Ok(convert::outcome_of_text(kind, *done)),
+            }
+        }
+        Err(of_error(Error::Internal("a text broke off without a word".into())))
     }
 
     async fn load(&self, model: &str, access: &Access) -> Result<(), Failure> {

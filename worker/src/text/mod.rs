@@ -206,7 +206,7 @@ impl Writing {
                     if let Some(parser) = self.parser.take() {
                         add(&mut piece, parser.finish());
                     }
-                    if is_empty(&piece) {
+                    if piece.is_empty() {
                         return Some(self.end(ended));
                     }
                     self.taken = Some(Event::Ended { ended, text: String::new() });
@@ -322,10 +322,6 @@ impl Writing {
 fn add(piece: &mut Piece, Found { text, calls }: Found) {
     piece.text.push_str(&text);
     piece.tool_calls.extend(calls.into_iter().map(call_of));
-}
-
-fn is_empty(piece: &Piece) -> bool {
-    *piece == Piece::default()
 }
 
 fn call_of(Call { name, arguments }: Call) -> ToolCall {
