@@ -418,7 +418,7 @@ impl Live {
     /// A piece of a text. Of attempts that are not the link's own, and of tasks that are no texts, nothing is heard.
     async fn on_progress(&self, Progress { attempt, sequence, fraction: _, piece }: Progress) {
         let Some(piece) = piece.filter(|_| self.link.runs(attempt)) else { return };
-        if let Err(nonsense) = self.grid.hub.texts.hear(attempt, sequence, piece) {
+        if let Err(nonsense) = self.grid.hub.texts.hear(attempt, self.link.session, sequence, piece) {
             let offered = self.link.reported(attempt);
             self.report(attempt, move |this| async move {
                 this.grid.refuse_text(&this.link, offered, attempt, nonsense).await;

@@ -124,7 +124,7 @@ impl Grid {
             Some(offered) => offered,
             None => match self.offered(result.attempt).await? {
                 None => return Ok(Settlement::Stale),
-                Some(offered) if is_forgotten(&offered, &result) => return Err(Trouble::Forgotten),
+                Some(offered) if self.is_forgotten(&offered, &result) => return Err(Trouble::Forgotten),
                 Some(offered) => offered,
             },
         };
@@ -177,6 +177,13 @@ impl Grid {
             self.hub.tell(attempt.task, News::Done(Arc::new(Done { output, usage })));
         }
         Ok(settlement)
+    }
+
+    /// Whether a text was offered as one that goes on, from where nobody here knows any more.
+    fn is_forgotten(&self, offered: &Offered, result: &TaskResult) -> bool {
+        let may_go_on = result.attempt.epoch > 1 && super::offer::is_text(offered.kind);
+        let is_unknown = self.hub.texts.input_sha256(result.attempt).is_none();
+        may_go_on && is_unknown && result.input_sha256 != offered.input_sha256
     }
 
     /// A value that went by reference.
@@ -238,12 +245,6 @@ impl Grid {
             }
         }
     }
-}
-
-/// Whether a text was offered as one that goes on, from where nobody here knows any more.
-fn is_forgotten(offered: &Offered, result: &TaskResult) -> bool {
-    let goes_on = result.attempt.epoch > 1 && super::offer::is_text(offered.kind);
-    goes_on && result.input_sha256 != offered.input_sha256
 }
 
 fn check_facts(offered: &Offered, result: &TaskResult) -> Result<(), Refusal> {

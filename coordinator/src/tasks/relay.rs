@@ -27,6 +27,8 @@ pub(crate) struct Relay {
 #[derive(Debug)]
 struct Current {
     epoch: u64,
+    /// The connection that tells: the last one that began to.
+    session: u64,
     /// Where it began.
     start: Mark,
     /// How far it has told, from there.
@@ -68,7 +70,7 @@ impl Relay {
     pub(crate) fn begin(&mut self, epoch: u64, tokens_max: Option<u32>) -> Vec<u32> {
         let start = self.end();
         self.tokens_max = tokens_max.map(|max| max as usize);
-        self.attempt = Some(Current { epoch, start, at: start, sequence: 0, is_deaf: false });
+        self.attempt = Some(Current { epoch, session: 0, start, at: start, sequence: 0, is_deaf: false });
         self.told.tokens.clone()
     }
 
@@ -77,14 +79,17 @@ impl Relay {
         Mark { tokens: tokens.len(), text: text.len(), calls: tool_calls.len(), logprobs: logprobs.len() }
     }
 
-    /// Takes in what an attempt tells. Returns whether there is anything new; an attempt that is not the task's tells
-    /// nothing. A frame of sequence 0 begins the attempt's tale again, and what is known of it is passed over.
-    pub(crate) fn hear(&mut self, epoch: u64, sequence: u64, piece: Piece) -> Result<bool, Nonsense> {
-        let Some(current) = self.attempt.as_mut().filter(|current| current.epoch == epoch) else { return Ok(false) };
+    /// Takes in what an attempt tells over a connection. Returns whether there is anything new; an attempt that is not the
+    /// task's, or a connection that was replaced, tells nothing. A frame of sequence 0 begins the attempt's tale again, and
+    /// what is known of it is passed over. Of what cannot be, nothing is kept, and the attempt is not heard any more.
+    pub(crate) fn hear(&mut self, epoch: u64, session: u64, sequence: u64, piece: Piece) -> Result<bool, Nonsense> {
+        let before = self.end();
+        let is_its = |current: &&mut Current| current.epoch == epoch && current.session <= session;
+        let Some(current) = self.attempt.as_mut().filter(is_its) else { return Ok(false) };
         if sequence == 0 {
-            (current.at, current.sequence, current.is_deaf) = (current.start, 0, false);
+            (current.session, current.at, current.sequence, current.is_deaf) = (session, current.start, 0, false);
         }
-        current.is_deaf |= sequence != current.sequence || self.bytes > BYTES_MAX;
+        current.is_deaf |= session != current.session || sequence != current.sequence || self.bytes > BYTES_MAX;
         if current.is_deaf {
             return Ok(false);
         }
@@ -95,6 +100,10 @@ impl Relay {
         self.bytes += if heard == Ok(true) { bytes } else { 0 };
         if heard.is_err() {
             self.attempt = None;
+            self.told.tokens.truncate(before.tokens);
+            self.told.text.truncate(before.text);
+            self.told.tool_calls.truncate(before.calls);
+            self.told.logprobs.truncate(before.logprobs);
         }
         heard
     }
@@ -308,7 +317,7 @@ mod tests {
         #[test]
         fn nothing_is_told_twice_and_nothing_is_missing(steps in proptest::collection::vec(step(), 0..40)) {
             let mut relay = Relay::default();
-            let (mut epoch, mut sequence) = (1, 0);
+            let (mut epoch, mut session, mut sequence) = (1, 1, 0);
             let (mut start, mut at) = (relay.begin(1, Some(LENGTH as u32)).len(), 0);
             let (mut mark, mut read) = (Mark::default(), Piece::default());
             for step in steps {
@@ -317,15 +326,15 @@ mod tests {
                         let to = (at + count).min(LENGTH);
                         if to > at {
                             if matches!(step, Step::Write(_)) {
-                                relay.hear(epoch, sequence, piece(at, to)).unwrap();
+                                relay.hear(epoch, session, sequence, piece(at, to)).unwrap();
                             }
                             (at, sequence) = (to, sequence + 1);
                         }
                     }
                     Step::Reconnect(width) => {
-                        sequence = 0;
+                        (session, sequence) = (session + 1, 0);
                         for from in (start..at).step_by(width) {
-                            relay.hear(epoch, sequence, piece(from, (from + width).min(at))).unwrap();
+                            relay.hear(epoch, session, sequence, piece(from, (from + width).min(at))).unwrap();
                             sequence += 1;
                         }
                     }
@@ -338,8 +347,12 @@ mod tests {
                     }
                     Step::Late => {
                         let nonsense = Piece { tokens: vec![999], text: "late".into(), ..Piece::default() };
-                        prop_assert_eq!(relay.hear(epoch - 1, 0, nonsense.clone()), Ok(false));
-                        prop_assert_eq!(relay.hear(epoch + 1, 0, nonsense), Ok(false));
+                        prop_assert_eq!(relay.hear(epoch - 1, session, 0, nonsense.clone()), Ok(false));
+                        prop_assert_eq!(relay.hear(epoch + 1, session, 0, nonsense.clone()), Ok(false));
+                        if sequence > 0 {
+                            prop_assert_eq!(relay.hear(epoch, session - 1, 0, nonsense.clone()), Ok(false));
+                            prop_assert_eq!(relay.hear(epoch, session - 1, sequence, nonsense), Ok(false));
+                        }
                     }
                     Step::Read => {
                         read.append(relay.since(&mut mark));
@@ -363,13 +376,13 @@ mod tests {
     fn what_is_heard_behind_a_gap_waits_for_the_result_or_a_new_beginning() {
         let mut relay = Relay::default();
         relay.begin(1, None);
-        assert_eq!(relay.hear(1, 0, piece(0, 2)), Ok(true));
-        assert_eq!(relay.hear(1, 2, piece(4, 6)), Ok(false));
-        assert_eq!(relay.hear(1, 3, piece(6, 8)), Ok(false));
+        assert_eq!(relay.hear(1, 1, 0, piece(0, 2)), Ok(true));
+        assert_eq!(relay.hear(1, 1, 2, piece(4, 6)), Ok(false));
+        assert_eq!(relay.hear(1, 1, 3, piece(6, 8)), Ok(false));
         assert_eq!(relay.begin(2, None), [0, 1]);
-        assert_eq!(relay.hear(2, 0, piece(2, 4)), Ok(true));
-        assert_eq!(relay.hear(2, 0, piece(2, 3)), Ok(false), "it is known");
-        assert_eq!(relay.hear(2, 1, piece(3, 6)), Ok(true));
+        assert_eq!(relay.hear(2, 1, 0, piece(2, 4)), Ok(true));
+        assert_eq!(relay.hear(2, 1, 0, piece(2, 3)), Ok(false), "it is known");
+        assert_eq!(relay.hear(2, 1, 1, piece(3, 6)), Ok(true));
         assert_eq!(relay.since(&mut Mark::default()), piece(0, 6));
     }
 
@@ -379,9 +392,10 @@ mod tests {
         let check = |piece: Piece, want: Nonsense| {
             let mut relay = Relay::default();
             relay.begin(1, Some(3));
-            relay.hear(1, 0, super::tests::piece(0, 2)).unwrap();
-            assert_eq!(relay.hear(1, 1, piece.clone()), Err(want), "{piece:?}");
-            assert_eq!(relay.hear(1, 2, super::tests::piece(2, 3)), Ok(false), "it is not heard any more");
+            relay.hear(1, 1, 0, super::tests::piece(0, 2)).unwrap();
+            assert_eq!(relay.hear(1, 1, 1, piece.clone()), Err(want), "{piece:?}");
+            assert_eq!(relay.hear(1, 1, 2, super::tests::piece(2, 3)), Ok(false), "it is not heard any more");
+            assert_eq!(relay.since(&mut Mark::default()), super::tests::piece(0, 2), "nothing of it is kept");
         };
         let one = |text: &str| Piece { tokens: vec![2], text: text.into(), ..Piece::default() };
         check(Piece { tokens: vec![2, 3], ..Piece::default() }, Nonsense::Tokens { got: 4, max: 3 });
@@ -392,20 +406,20 @@ mod tests {
         check(Piece { logprobs: vec![wide], ..one("") }, Nonsense::Width { max: 20 });
         let mut relay = Relay::default();
         relay.begin(1, None);
-        relay.hear(1, 0, piece(0, 6)).unwrap();
+        relay.hear(1, 1, 0, piece(0, 6)).unwrap();
         let other = Piece { text: "other".into(), ..piece(0, 3) };
-        assert_eq!(relay.hear(1, 0, other), Err(Nonsense::Changed { part: "words" }));
+        assert_eq!(relay.hear(1, 1, 0, other), Err(Nonsense::Changed { part: "words" }));
         relay.begin(2, None);
-        relay.hear(2, 0, piece(6, 9)).unwrap();
+        relay.hear(2, 1, 0, piece(6, 9)).unwrap();
         let other = Piece { tokens: vec![6, 8], ..Piece::default() };
-        assert_eq!(relay.hear(2, 0, other), Err(Nonsense::Changed { part: "tokens" }));
+        assert_eq!(relay.hear(2, 1, 0, other), Err(Nonsense::Changed { part: "tokens" }));
     }
 
     #[test]
     fn a_result_that_is_not_what_was_told_is_refused() {
         let mut relay = Relay::default();
         relay.begin(1, None);
-        relay.hear(1, 0, Piece { tool_calls: vec![], ..piece(0, 3) }).unwrap();
+        relay.hear(1, 1, 0, Piece { tool_calls: vec![], ..piece(0, 3) }).unwrap();
         let check = |change: fn(&mut Written, &mut Usage), want: Result<(), Nonsense>| {
             let (mut written, mut usage) = (written(0), usage());
             change(&mut written, &mut usage);
@@ -438,8 +452,8 @@ mod tests {
         let mut relay = Relay::default();
         relay.begin(1, None);
         let large = Piece { tokens: vec![7; BYTES_MAX / 4 + 1], ..Piece::default() };
-        assert_eq!(relay.hear(1, 0, large), Ok(true));
-        assert_eq!(relay.hear(1, 1, piece(0, 1)), Ok(false));
+        assert_eq!(relay.hear(1, 1, 0, large), Ok(true));
+        assert_eq!(relay.hear(1, 1, 1, piece(0, 1)), Ok(false));
         assert_eq!(relay.since(&mut Mark::default()).tokens.len(), BYTES_MAX / 4 + 1);
     }
 }

@@ -80,10 +80,10 @@ impl Texts {
         state.offered.as_ref().filter(|(epoch, _)| *epoch == attempt.epoch).map(|(_, sha256)| sha256.clone())
     }
 
-    /// A frame came from the node that has this attempt.
-    pub(crate) fn hear(&self, attempt: Attempt, sequence: u64, piece: Piece) -> Result<(), Nonsense> {
+    /// A frame came over a connection of the node that has this attempt.
+    pub(crate) fn hear(&self, attempt: Attempt, session: u64, sequence: u64, piece: Piece) -> Result<(), Nonsense> {
         let Some(text) = self.get(attempt.task) else { return Ok(()) };
-        let is_new = text.state().relay.hear(attempt.epoch, sequence, piece)?;
+        let is_new = text.state().relay.hear(attempt.epoch, session, sequence, piece)?;
         if is_new {
             text.news.send_modify(|count| *count += 1);
         }
@@ -177,12 +177,12 @@ mod tests {
             assert!(texts.begin(attempt, None).is_empty());
             texts.offered(attempt, "sha".into());
         }
-        texts.hear(two, 0, piece(&[9], "z")).unwrap();
-        texts.hear(one, 0, piece(&[1], "a")).unwrap();
+        texts.hear(two, 1, 0, piece(&[9], "z")).unwrap();
+        texts.hear(one, 1, 0, piece(&[1], "a")).unwrap();
         early.more().await;
         assert_eq!(early.take(), piece(&[1], "a"));
-        texts.hear(one, 1, piece(&[2], "b")).unwrap();
-        texts.hear(one, 2, piece(&[3], "c")).unwrap();
+        texts.hear(one, 1, 1, piece(&[2], "b")).unwrap();
+        texts.hear(one, 1, 2, piece(&[3], "c")).unwrap();
         early.more().await;
         assert_eq!(early.take(), piece(&[2, 3], "bc"), "what a slow reader has not taken is merged");
         let mut late = texts.read(one.task);
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(texts.input_sha256(one).as_deref(), Some("sha"));
         assert_eq!(texts.input_sha256(Attempt { epoch: 2, ..one }), None);
         texts.close(one.task);
-        texts.hear(one, 3, piece(&[4], "d")).unwrap();
+        texts.hear(one, 1, 3, piece(&[4], "d")).unwrap();
         assert!(late.take().is_empty(), "a task that has ended tells nothing");
     }
 

@@ -452,6 +452,7 @@ pub(crate) async fn what_a_node_cannot_have_written_is_refused(in_memory: bool) 
     assert!(matches!(node.next().await, Some(Frame::Cancel(_))), "it is stopped");
     world.pass(1_000);
     let mut again = Writer::take(&mut second).await;
+    assert_eq!(again.start, 3, "nothing of it is passed on");
     let task = world.get(&format!("/api/tasks/{}", again.offer.attempt.task)).await;
     assert_eq!(task["failure"]["fault"], "worker", "{task}");
     again.write(&mut second, 2).await;

@@ -99,10 +99,12 @@ async fn speak(
     let chunks = Chunks::new(how, Head::new(how.shape, id, created, model));
     let mut speaker = Speaker { listener, chunks, unsaid: VecDeque::new(), has_ended: false, guard };
     if let Ok(heard) = tokio::time::timeout(KEEP_ALIVE, speaker.listener.next()).await {
-        grid.metrics.first_piece_seconds.record(started.elapsed());
         match heard? {
             Heard::Failed(problem) => return Err(problem.into()),
-            heard => speaker.say(Ok(heard)),
+            heard => {
+                grid.metrics.first_piece_seconds.record(started.elapsed());
+                speaker.say(Ok(heard));
+            }
         }
     }
     let events = stream::unfold(speaker, |mut speaker| async move {
