@@ -1,7 +1,6 @@
 //! Texts that are streamed through a grid whose workers are killed in the middle.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
-#![expect(clippy::print_stdout, reason = "what was measured is said")]
 
 use e2e::{Program, free_port, http};
 use serde_json::{Value, json};
@@ -110,7 +109,6 @@ async fn texts_go_on_elsewhere_when_their_worker_is_killed_and_nothing_is_missin
             let attempts = http::get(&client, &format!("{url}/api/tasks/{}/attempts", seen.task)).await.unwrap();
             lost += usize::from(attempts.as_array().unwrap().iter().any(|attempt| attempt["outcome"] == "lost"));
         }
-        println!("round {round}: {lost} texts so far went on elsewhere");
         if lost > 0 {
             break;
         }

@@ -2,7 +2,7 @@
 //! broken or hostile.
 
 use crate::decoders::{self, CACHE_BYTES, NAMES, Text, argmax, check_engine, step};
-use crate::gguf_file::{As, File, Meta, Model};
+use crate::gguf_file::{As, File, Meta, Model, Tensor};
 use crate::support::{On, data, options};
 use kernels::linear_quantized::Blocks;
 use models::engine::Generator;
@@ -195,12 +195,12 @@ fn metadata_that_fits_no_model_is_refused() {
 
 #[test]
 fn tensors_that_fit_no_model_are_refused() {
-    let changed = |name: &str, change: &dyn Fn(&mut (String, Vec<usize>, u32, Vec<u8>)), words: &str| {
+    let changed = |name: &str, change: &dyn Fn(&mut Tensor), words: &str| {
         let mut file = good();
         change(file.tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap());
         check_refused(&file, words);
     };
-    let renamed = |to: &'static str| move |tensor: &mut (String, Vec<usize>, u32, Vec<u8>)| tensor.0 = to.into();
+    let renamed = |to: &'static str| move |tensor: &mut Tensor| tensor.0 = to.into();
     changed("blk.0.attn_q.weight", &renamed("blk.0.attn_q.weights"), "belongs to no model");
     changed("blk.0.attn_q.weight", &renamed("blk.00.attn_k.weight"), "are one");
     changed("blk.0.attn_q.weight", &renamed("blk.0.attn_sinks.weight"), "belongs to no model");

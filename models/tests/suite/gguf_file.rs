@@ -95,12 +95,15 @@ impl As {
     }
 }
 
+/// Name, shape, type and bytes of a tensor.
+pub(crate) type Tensor = (String, Vec<usize>, u32, Vec<u8>);
+
 /// A file that is to be written.
 #[derive(Clone, Default)]
 pub(crate) struct File {
     pub(crate) values: Vec<(String, Meta)>,
     /// Name, dimensions outermost first, the type's number, bytes.
-    pub(crate) tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>,
+    pub(crate) tensors: Vec<Tensor>,
 }
 
 const ALIGNMENT: usize = 32;
