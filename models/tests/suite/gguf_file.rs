@@ -183,6 +183,11 @@ impl Model {
         config["intermediate_size"] = f.into();
         config["num_attention_heads"] = 4.into();
         config["head_dim"] = dim.into();
+        if config["rope_scaling"]["short_factor"].is_array() {
+            let factors = |step: f64| (0..24).map(|pair| 1.0 + step * f64::from(pair)).collect::<Value>();
+            config["rope_scaling"]["short_factor"] = factors(0.03125);
+            config["rope_scaling"]["long_factor"] = factors(0.5);
+        }
         let count = |key: &str| config[key].as_u64().unwrap() as usize;
         let (q, kv) = (4 * dim, count("num_key_value_heads") * dim);
         let is_gemma = config["model_type"].as_str().unwrap().starts_with("gemma");
@@ -211,6 +216,8 @@ impl Model {
                 (None, _) if name.ends_with("bias") => (0.0, 0.3),
                 (None, _) => (if is_gemma { 0.3 } else { 1.3 }, 0.2),
                 (_, "embed_tokens") => (0.0, if is_gemma { 0.1 } else { 0.25 }),
+                // Attention is less sharp, so that rounding says little about where a token looks.
+                (Some(columns), "q_proj" | "k_proj" | "qkv_proj") => (0.0, 0.7 / (columns as f32).sqrt()),
                 (Some(columns), _) => (0.0, 1.5 / (columns as f32).sqrt()),
             };
             let shape: Vec<usize> = [Some(rows), columns].into_iter().flatten().collect();

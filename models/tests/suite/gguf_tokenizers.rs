@@ -46,7 +46,7 @@ fn of_bytes(pre: &str) -> File {
         ("Ġ", "a"),
         ("a", "n"),
         ("an", "d"),
-        ("Ġa", "nd"),
+        ("Ġ", "and"),
         ("!", "!"),
         ("T", "H"),
         ("TH", "E"),
@@ -214,7 +214,7 @@ fn spaces_belong_to_what_the_file_and_the_architecture_say() {
     };
     check(&of_pieces(), "a", &["▁a"]);
     check(of_pieces().set("tokenizer.ggml.add_space_prefix", Meta::Bool(false)), "a", &["a"]);
-    check(&of_pieces(), "</s> a", &["</s>", "▁▁", "a"]);
+    check(&of_pieces(), "</s> a", &["</s>", "▁", "▁a"]);
     check(of_pieces().set("general.architecture", Meta::text("phi3")), "</s> a", &["</s>", "▁a"]);
 }
 
