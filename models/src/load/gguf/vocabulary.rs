@@ -42,6 +42,8 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
+    /// Reads them.
+    ///
     /// # Errors
     /// When the file has no tokens, or lists that are not as long as each other.
     pub(super) fn read(gguf: &Gguf) -> Result<Self, Error> {

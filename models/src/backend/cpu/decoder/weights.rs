@@ -88,6 +88,8 @@ pub(super) enum Words<'a> {
 }
 
 impl<'a> Words<'a> {
+    /// That of a checkpoint.
+    ///
     /// # Errors
     /// When the tensor is missing, of another shape, or of a type that is not read.
     pub(super) fn of(slice: &Slice, checkpoint: &'a Checkpoint) -> Result<Self, Error> {
