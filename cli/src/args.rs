@@ -1,18 +1,17 @@
 //! The command line: what can be said, with help that teaches. Parsed here, acted on in `commands`.
 
-mod bench;
-
-pub(crate) use bench::{
-    Bench, Load as BenchLoad, Output as BenchOutput, Requests as BenchRequests, Server as BenchServer,
-};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod bench;
 mod run;
 
+pub(crate) use bench::{
+    Bench, Load as BenchLoad, Output as BenchOutput, Requests as BenchRequests, Server as BenchServer,
+};
 pub(crate) use run::{Run, Target, Writing};
 
 /// One inference service out of many machines.

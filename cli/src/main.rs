@@ -10,6 +10,7 @@ mod http;
 mod output;
 mod settings;
 mod shutdown;
+mod sse;
 
 use clap::{CommandFactory, FromArgMatches};
 use std::io::IsTerminal;

@@ -82,8 +82,8 @@ fn input() -> impl Strategy<Value = TaskInput> {
 /// JSON whose keys are in no order, with a number that no float holds.
 fn json() -> impl Strategy<Value = JsonText> {
     (text(), any::<u128>()).prop_map(|(words, number)| {
-        let words = serde_json::to_string(&words).unwrap();
-        JsonText::new(format!(r#"[{{"z": {words}, "a": {number}}}]"#)).unwrap()
+        let words = serde_json::to_string(&words).expect("a text is JSON");
+        JsonText::new(format!(r#"[{{"z": {words}, "a": {number}}}]"#)).expect("it is JSON")
     })
 }
 

@@ -20,7 +20,7 @@ pub struct Manifest {
     pub architecture: String,
     /// Every file, the tokenizer and configuration included. Paths are relative and stay inside the folder.
     pub files: Vec<File>,
-    /// Type of the weights as stored: `f32`, `f16`, `bf16`.
+    /// Type of most of the weights as stored: `f32`, `f16`, `bf16`, `q8_0`, `q4_k`, `q5_k`, `q6_k`.
     #[serde(default = "f32_name")]
     pub precision: String,
     /// What the weights are turned into when they are loaded, where that is not what is stored. Another model in everything but
@@ -174,7 +174,7 @@ pub enum Error {
         path: String,
     },
     /// A format that could run code, or that nothing here reads.
-    #[error("{0}: only safetensors and ONNX weights are accepted; convert it first")]
+    #[error("{0}: only safetensors, GGUF and ONNX weights are accepted; convert it first")]
     Format(String),
     /// A prompt without a name, too long, or chosen by default and not there.
     #[error("prompt {name:?} {problem}")]
@@ -196,7 +196,7 @@ pub enum Error {
         task: &'static str,
     },
     /// Nothing to load.
-    #[error("manifest lists no weights (*.safetensors or *.onnx)")]
+    #[error("manifest lists no weights (*.safetensors, *.gguf or *.onnx)")]
     NoWeights,
 }
 
@@ -259,7 +259,7 @@ impl Manifest {
                 return Err(Error::Format(file.path.clone()));
             }
         }
-        if !self.has_safetensors() && !self.has_onnx() {
+        if !self.has_safetensors() && !self.has_onnx() && self.gguf().is_none() {
             return Err(Error::NoWeights);
         }
         self.check_embedding()
@@ -308,6 +308,14 @@ impl Manifest {
     /// Whether there is an ONNX graph.
     pub fn has_onnx(&self) -> bool {
         self.files.iter().any(|f| f.path.ends_with(".onnx"))
+    }
+
+    /// The GGUF file that has the weights: none where there are safetensors.
+    pub fn gguf(&self) -> Option<&str> {
+        if self.has_safetensors() {
+            return None;
+        }
+        self.files.iter().map(|file| file.path.as_str()).find(|path| path.ends_with(".gguf"))
     }
 
     /// Sum of the files' lengths.
@@ -398,6 +406,7 @@ mod tests {
         check("", "1", &good, Err(Error::Name { field: "name", value: "".into() }));
         check("a/b", "1", &good, Err(Error::Name { field: "name", value: "a/b".into() }));
         check("a", "-1", &good, Err(Error::Name { field: "version", value: "-1".into() }));
+        check("a", "1", &["model.gguf"], Ok(()));
         check("a", "1", &["config.json"], Err(Error::NoWeights));
         check("a", "1", &["m.onnx", "m.onnx"], Err(Error::Path("m.onnx".into())));
         for path in ["../m.onnx", "/m.onnx", "a//m.onnx", "a\\m.onnx", "c:m.onnx", "./m.onnx", ""] {

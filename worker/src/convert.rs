@@ -99,15 +99,20 @@ pub fn usage_of(done: &TextDone) -> Usage {
     Usage { input_tokens, cached_tokens, output_tokens: done.written.tokens.len() as u64 }
 }
 
-/// What a task asks, where it asks for a text.
-///
-/// # Errors
-/// The task itself, where it asks for something else.
-pub fn text_of(input: TaskInput) -> Result<Input, TaskInput> {
+/// What a task asks for.
+pub enum Asked {
+    /// A text.
+    Text(Input),
+    /// An answer.
+    Answer(TaskInput),
+}
+
+/// Tells texts from answers.
+pub fn asked(input: TaskInput) -> Asked {
     match input {
-        TaskInput::Chat(input) => Ok(Input::Chat(input)),
-        TaskInput::Generate(input) => Ok(Input::Generate(input)),
-        other => Err(other),
+        TaskInput::Chat(input) => Asked::Text(Input::Chat(input)),
+        TaskInput::Generate(input) => Asked::Text(Input::Generate(input)),
+        other => Asked::Answer(other),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::api::{self, Kind, NoPiece, Usage};
 use super::record::{Answer, Failure};
-use super::sse;
+use crate::sse;
 use reqwest::{Response, StatusCode, header};
 use std::time::{Duration, Instant};
 use url::Url;
@@ -50,13 +50,17 @@ impl Client {
     /// # Errors
     /// When that is no address.
     pub(crate) fn new(address: &str, key: Option<String>, timeout: Duration) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
+        let base = base(address).map_err(anyhow::Error::msg)?;
+        let mut http = reqwest::Client::builder()
             .user_agent(concat!("neurogrid-bench/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10).min(timeout))
             // A redirect would turn the request into another one.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
-        Ok(Self { http, base: base(address).map_err(anyhow::Error::msg)?, key, timeout })
+            .redirect(reqwest::redirect::Policy::none());
+        if is_this_machine(&base) {
+            // Whatever proxy is set is not part of what is measured.
+            http = http.no_proxy();
+        }
+        Ok(Self { http: http.build()?, base, key, timeout })
     }
 
     /// The server's address, as it is shown.
@@ -116,6 +120,15 @@ fn base(address: &str) -> Result<Url, String> {
     base.set_query(None);
     base.set_fragment(None);
     Ok(base)
+}
+
+fn is_this_machine(address: &Url) -> bool {
+    match address.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
 }
 
 /// Reads a text that comes in pieces.
@@ -217,6 +230,15 @@ fn failure(error: reqwest::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_this_machine_are_told_from_others() {
+        for (address, want) in
+            [("http://127.0.0.1:1", true), ("http://[::1]:1", true), ("http://localhost", true), ("http://h", false)]
+        {
+            assert_eq!(is_this_machine(&base(address).unwrap()), want, "{address}");
+        }
+    }
 
     #[test]
     fn an_address_is_taken_with_and_without_its_end() {

@@ -1,7 +1,7 @@
 //! Load for any server that speaks OpenAI's API, and what can be said of its answers. A plan comes in, a report goes out. Knows
 //! nothing of the command line.
 //!
-//! `api`, `sse`, `schedule`, `prompts`, `record`, `stats`, `slo`, `report`, `plot` and `table` are pure; `client` sends one
+//! `api`, `schedule`, `prompts`, `record`, `stats`, `slo`, `report`, `plot` and `table` are pure; `client` sends one
 //! request, `load` sends many, `process` asks Linux what they cost.
 
 pub(crate) mod api;
@@ -17,7 +17,6 @@ pub(crate) mod report;
 mod schedule;
 pub(crate) mod server;
 pub(crate) mod slo;
-pub(crate) mod sse;
 mod stats;
 pub(crate) mod table;
 #[cfg(test)]

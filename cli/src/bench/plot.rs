@@ -20,6 +20,9 @@ const COLOURS: [&str; 6] = ["#1b4965", "#d1495b", "#2a9d8f", "#e9a03b", "#7b5ea7
 /// Points of a line.
 type Points = Vec<(f64, f64)>;
 
+/// One of a stage's curves.
+type Curve = fn(&StageReport) -> &Points;
+
 /// A line of one stage in that stage's colour, or one through all stages with a dot for each.
 struct Line {
     stage: Option<usize>,
@@ -61,7 +64,7 @@ impl Scale {
     /// From 0 to a round number above the values.
     fn from_zero(values: impl Iterator<Item = f64>) -> Self {
         let most = values.fold(0.0, f64::max);
-        let step = round_step(most / 4.0);
+        let step = round_step(most / 5.0);
         Self::Linear(0.0, ((most / step).ceil() * step).max(step))
     }
 
@@ -69,13 +72,17 @@ impl Scale {
     fn ticks(self) -> Vec<f64> {
         match self {
             Self::Linear(from, to) => {
-                let step = round_step((to - from) / 4.0);
+                let step = round_step((to - from) / 5.0);
                 let count = ((to - from) / step + 1e-9) as usize;
                 (0..=count).map(|tick| from + tick as f64 * step).collect()
             }
             Self::Log(from, to) => {
                 let decades = (to / from).log10().round() as i32;
-                (0..=decades).map(|decade| from * 10_f64.powi(decade)).collect()
+                // Where few decades are far apart, what is between them is written too.
+                let factors: &[f64] = if decades <= 2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+                let ticks =
+                    (0..=decades).flat_map(|decade| factors.iter().map(move |f| f * from * 10_f64.powi(decade)));
+                ticks.filter(|tick| *tick <= to * (1.0 + 1e-9)).collect()
             }
         }
     }
@@ -134,7 +141,7 @@ pub(crate) fn svg(report: &Report) -> String {
 
 fn panels(stages: &[StageReport]) -> Vec<Panel> {
     let mut panels = Vec::new();
-    let latencies: [(&'static str, fn(&StageReport) -> &Points); 3] = [
+    let latencies: [(&'static str, Curve); 3] = [
         ("Time until the first token", |stage| &stage.curves.ttft),
         ("Time of a token behind the first", |stage| &stage.curves.itl),
         ("Time until the whole answer", |stage| &stage.curves.e2e),
@@ -249,8 +256,10 @@ mod tests {
         assert_eq!(Scale::from_zero(std::iter::empty()), Scale::Linear(0.0, 1.0));
         let log = Scale::Log(1.0, 100.0);
         assert_eq!((log.place(1.0), log.place(10.0), log.place(100.0), log.place(0.0)), (0.0, 0.5, 1.0, 0.0));
-        assert_eq!(log.ticks(), [1.0, 10.0, 100.0]);
-        assert_eq!(Scale::Linear(0.0, 1.0).ticks(), [0.0, 0.5, 1.0]);
+        assert_eq!(log.ticks(), [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]);
+        assert_eq!(Scale::Log(1.0, 1_000.0).ticks(), [1.0, 10.0, 100.0, 1_000.0]);
+        let shares: Vec<String> = Scale::Linear(0.0, 1.0).ticks().into_iter().map(tick_label).collect();
+        assert_eq!(shares, ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
         assert_eq!([0.01, 0.5, 100.0, 1e6].map(tick_label), ["0.01", "0.5", "100", "1000000"]);
     }
 

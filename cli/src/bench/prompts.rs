@@ -23,7 +23,10 @@ const WORDS: &str = "the of and to in that it is was for on are with as they at 
     during today others however sure means knew try told young miles sun ways thing whole hear example heard several \
     change answer room sea against top turned learn point city play toward five using himself usually";
 
-/// A token's numbers in the server's own counting, found by asking it: what a prompt of so many words has.
+/// So many numbers are one stage's, more than any sends: made prompts are never asked twice.
+pub(crate) const STAGE: u64 = 1 << 32;
+
+/// How the server counts tokens, found by asking it: what a prompt of so many words has.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Counting {
     /// Tokens that a word has on average.
@@ -202,7 +205,9 @@ impl Prompts {
                 Ask { prompts, max_tokens: output.draw(&mut random) }
             }
             Source::File { lines, output } => {
-                let place = |text: usize| (number as usize * self.texts + text) % lines.len();
+                // Every stage reads the file from its start.
+                let first = number % STAGE * self.texts as u64;
+                let place = |text: usize| ((first + text as u64) % lines.len() as u64) as usize;
                 let prompt = |line: &Line| match (&line.prompt, &line.messages) {
                     (Some(text), _) => Prompt::Text(text.clone()),
                     (None, messages) => Prompt::Messages(messages.clone().unwrap_or_default()),
@@ -303,6 +308,7 @@ mod tests {
         assert_eq!(asks[0], Ask { prompts: vec![Prompt::Text("a".into())], max_tokens: 3 });
         assert!(matches!(asks[1].prompts[0], Prompt::Messages(_)));
         assert_eq!((asks[1].max_tokens, &asks[2]), (9, &asks[0]));
+        assert_eq!(prompts.ask(STAGE), asks[0]);
     }
 
     #[test]

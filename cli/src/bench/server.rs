@@ -107,9 +107,9 @@ fn advice(client: &Client, route: &str, failure: &Failure, chosen: Option<&Chose
             format!("{address} answered {status} ({said}); give its key with --api-key or NEUROGRID_API_KEY")
         }
         (Failure::Status(status @ (400 | 404 | 422), said), Some((model, listed))) => {
-            let meant = nearest(model, listed).map_or(String::new(), |name| format!(", did you mean {name}?"));
+            let meant = nearest(model, listed).map_or(String::new(), |name| format!("; did you mean {name}?"));
             format!(
-                "{address}{route} answered {status} ({said}); it lists no model {model}{meant} It lists: {}",
+                "{address}{route} answered {status} ({said}); it lists no model {model}, but {}{meant}",
                 listed.join(", ")
             )
         }
@@ -179,7 +179,7 @@ mod tests {
         );
         check("tiny-chat", Failure::Status(401, "no key".into()), &["401 (no key)", "--api-key"]);
         check("tiny-chta", Failure::Status(404, "?".into()), &["no model tiny-chta", "did you mean tiny-chat@1?"]);
-        check("other", Failure::Status(400, "?".into()), &["no model other It lists: tiny-chat@1"]);
+        check("other", Failure::Status(400, "?".into()), &["no model other, but tiny-chat@1"]);
         check("tiny-chat", Failure::Status(404, "?".into()), &["speak OpenAI's API"]);
         check("tiny-chat", Failure::Status(500, "boom".into()), &["answered 500: boom"]);
         check("tiny-chat", Failure::CutOff("x".into()), &["cut_off"]);

@@ -33,7 +33,10 @@ fn head(report: &Report) -> String {
     let mut parts = vec![format!("{} of {} at {}", noun(report.kind), report.model, report.server)];
     match (&asked.prompts, asked.prompt_tokens) {
         (Some(file), _) => parts.push(format!("prompts from {file}")),
-        (None, Some(length)) => parts.push(format!("prompts of {length} tokens")),
+        (None, Some(length)) => {
+            let what = if asked.texts.is_some() { "texts" } else { "prompts" };
+            parts.push(format!("{what} of {length} tokens"));
+        }
         (None, None) => {}
     }
     if asked.shared_prefix_tokens > 0 {
@@ -43,7 +46,7 @@ fn head(report: &Report) -> String {
         parts.push(format!("answers of {length}"));
     }
     if let Some(texts) = asked.texts {
-        parts.push(format!("{texts} texts a request"));
+        parts.push(if texts == 1 { "one a request".into() } else { format!("{texts} a request") });
     }
     parts.push(format!("seed {}", asked.seed));
     parts.join(", ")
@@ -160,8 +163,11 @@ fn notes(report: &Report) -> Vec<String> {
         }
         let tokens = stage.tokens;
         if let (Some(mean), Some(cached)) = (tokens.prompt_mean, tokens.cached_mean.filter(|cached| *cached >= 1.0)) {
+            // What all prompts share is meant to be there.
+            let hint =
+                if report.asked.shared_prefix_tokens == 0 { "; another --seed asks what it has not seen" } else { "" };
             notes.push(format!(
-                "{name}: of {} prompt tokens the server had {} in its cache; another --seed asks what it has not seen",
+                "{name}: of {} prompt tokens the server had {} in its cache{hint}",
                 number(mean),
                 number(cached)
             ));
@@ -169,6 +175,8 @@ fn notes(report: &Report) -> Vec<String> {
         if let (Some(mean), Some(asked)) = (tokens.output_mean, report.asked.output_tokens)
             && mean < 0.95 * asked.mean()
             && !report.asked.ignore_eos
+            // Lines of a file may ask for fewer.
+            && report.asked.prompts.is_none()
         {
             notes.push(format!(
                 "{name}: answers had {} tokens on average, {asked} were asked; --ignore-eos keeps models from ending before",

@@ -105,8 +105,7 @@ impl Plan {
             duration,
             requests: self.load.requests,
             seed: self.load.seed,
-            // No stage sends as many.
-            first: (index as u64) << 32,
+            first: index as u64 * prompts::STAGE,
         };
         loads.into_iter().enumerate().map(stage).collect()
     }

@@ -1,8 +1,8 @@
 //! `neurogrid run chat` and `run generate`: texts on the terminal as they are written, in this process, on a worker, or through a coordinator.
 
 use crate::args::{Access, Global, Target, Writing};
-use crate::bench::sse;
-use crate::output;
+
+use crate::{output, sse};
 use anyhow::Context;
 use coordinator_client::api::Problem;
 use coordinator_client::wire::task::Text;
@@ -185,12 +185,7 @@ async fn converse(writer: &Writer, model: &str, writing: &Writing, mut talk: Con
                 output::line("");
                 match ended {
                     Ok(Some(answer)) => {
-                        tracing::debug!(
-                            read = answer.input_tokens,
-                            written = answer.output_tokens,
-                            "{}",
-                            answer.finish
-                        );
+                        tracing::debug!(read = answer.input_tokens, written = answer.output_tokens, "{}", answer.finish);
                         talk.say("assistant", answer.text);
                     }
                     // What was said so far was said.

@@ -5,8 +5,8 @@ use super::decoder::{Decoder, Dense, Heads, Layer, Norm, NormKind, Rotary, Slice
 use super::parts;
 use super::settings::Settings;
 use crate::load::Error;
+use crate::load::checkpoint::Checkpoint;
 use crate::load::inspect::CONFIG;
-use crate::load::safetensors::Checkpoint;
 use kernels::rotary::frequencies;
 use serde_json::{Value, json};
 use std::f64::consts::TAU;
@@ -136,7 +136,7 @@ pub(super) fn describe(config: &Value, checkpoint: &Checkpoint, family: &Family)
         rotaries: angles.rotaries,
         layers: (0..count).map(layer).collect(),
         norm: parts.norm(format!("{prefix}norm"), h),
-        norm_offset: family.norm_offset,
+        norm_offset: checkpoint.norm_offset(family.norm_offset),
         output,
         output_softcap: softcap("final_logit_softcapping")?,
     })

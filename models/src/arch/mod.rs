@@ -32,7 +32,7 @@ pub use weights::Weights;
 #[cfg(feature = "candle")]
 use crate::engine::TensorSpec;
 use crate::load::Error;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::manifest::Manifest;
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! Pieces that several families describe alike: names and sizes come in, parts of a description go out.
 
 use super::encoder::{Activation, Dense, Head, Heads, Layer, Norm, NormKind, Reach, Slice, Step};
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::manifest::{Manifest, Pooling, Task};
 
 /// A layer norm under `name`. Checkpoints converted from TensorFlow call its parts gamma and beta; some families have no bias.

@@ -2,9 +2,9 @@
 //! copies out of the checkpoint, so the mapped files can be let go when the model is built.
 
 use crate::load::Error;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::{Checkpoint, Type};
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::Dtype;
+use kernels::stored::Stored;
 
 /// Where an architecture gets its weights from.
 #[derive(Debug)]
@@ -35,12 +35,12 @@ impl<'a> Weights<'a> {
         if view.shape != shape {
             return Err(wrong(format!("has shape {:?}, the configuration says {shape:?}", view.shape)));
         }
-        let stored = match view.dtype {
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F32 => DType::F32,
-            Dtype::F64 => DType::F64,
-            other => return Err(wrong(format!("is stored as {other:?}; f16, bf16, f32 and f64 are supported"))),
+        let stored = match view.stored {
+            Type::Plain(Stored::F16) => DType::F16,
+            Type::Plain(Stored::Bf16) => DType::BF16,
+            Type::Plain(Stored::F32) => DType::F32,
+            Type::F64 => DType::F64,
+            other => return Err(wrong(format!("is stored as {other}; f16, bf16, f32 and f64 are supported"))),
         };
         let tensor = Tensor::from_raw_buffer(view.data, stored, shape, &self.device);
         tensor.and_then(|tensor| tensor.to_dtype(self.dtype)).map_err(|e| wrong(e.to_string()))

@@ -1,7 +1,8 @@
 //! A folder with a plain checkpoint goes in, a manifest for it comes out, with every file hashed. It reads
 //! configuration and headers only, loads no weights and writes nothing.
 
-use super::safetensors::Checkpoint;
+use super::checkpoint::Checkpoint;
+use super::gguf::{self, Gguf};
 use super::sentence_transformers::{self, MODULES, PROMPTS, SENTENCE};
 use super::{Error, safetensors};
 use crate::arch::{self, Architecture, Bounds, has_head};
@@ -42,14 +43,37 @@ const EXTERNAL: &[&str] = &["model.onnx_data", "model.onnx.data", "onnx/model.on
 
 /// Whether a file of a checkpoint's repository belongs to the model: for sources that choose what to fetch.
 pub fn is_wanted(path: &str) -> bool {
-    let is_weights = path.ends_with(".safetensors") && !path.contains('/');
+    let is_weights = (path.ends_with(".safetensors") || path.ends_with(".gguf")) && !path.contains('/');
     let is_side = SIDE_FILES.contains(&path) || sentence_transformers::is_pooling(path);
     is_weights || is_side || GRAPHS.contains(&path) || EXTERNAL.contains(&path)
 }
 
+/// What one GGUF file is called where there are several.
+const GGUF: &str = "model.gguf";
+
+/// Which of a model's files is its GGUF file: none where there are safetensors. Files of pictures' encoders, which have names of their
+/// own, are left alone.
+///
+/// # Errors
+/// When there are several, none of which is called `model.gguf`: how small the model shall be is not for us to guess.
+pub fn choose_gguf<'p>(paths: impl IntoIterator<Item = &'p str>) -> Result<Option<&'p str>, Error> {
+    let paths: Vec<&str> = paths.into_iter().filter(|path| !path.contains('/')).collect();
+    if paths.iter().any(|path| path.ends_with(".safetensors")) {
+        return Ok(None);
+    }
+    let is_text = |path: &&str| path.ends_with(".gguf") && !path.starts_with("mmproj");
+    let found: Vec<&str> = paths.into_iter().filter(is_text).collect();
+    match found.as_slice() {
+        [] => Ok(None),
+        [only] => Ok(Some(*only)),
+        several if several.contains(&GGUF) => Ok(Some(GGUF)),
+        several => Err(Error::config("*.gguf", format!("{}: keep one, or call it {GGUF}", several.join(", ")))),
+    }
+}
+
 /// Makes a manifest for a checkpoint as sentence-transformers, transformers or an ONNX exporter writes it.
 ///
-/// `name` defaults to the folder's name in lower case, `version` to `1`.
+/// `name` defaults to the folder's name in lower case, for a GGUF file to the one that it states; `version` to `1`.
 ///
 /// # Errors
 /// When there are no weights that can be loaded, when the architecture is unknown and there is no ONNX graph, or when
@@ -80,6 +104,9 @@ pub fn inspect(
     };
     refuse_without_weights(folder, &manifest)?;
     manifest.check()?;
+    if let Some(path) = manifest.gguf().map(str::to_owned) {
+        return describe_gguf(manifest, folder, &path, name.is_none());
+    }
     let checkpoint = Checkpoint::open(folder, &manifest)?;
     if manifest.has_safetensors() {
         manifest.precision = checkpoint.precision().into();
@@ -93,8 +120,7 @@ pub fn inspect(
             manifest.architecture = (*name).into();
             manifest.task = Task::Generate;
             let trained = decode(&config, &checkpoint)?.context;
-            let stated = length(optional_json(folder, TOKENIZER_CONFIG)?, "model_max_length");
-            manifest.max_tokens = Some(stated.map_or(trained, |stated| trained.min(stated as usize)));
+            manifest.max_tokens = Some(longest(folder, trained)?);
             return Ok(manifest);
         }
         Some(Architecture { name, describe: None, decode: Some(_), .. }) if !manifest.has_onnx() => {
@@ -118,6 +144,36 @@ pub fn inspect(
     }
     describe(&mut manifest, folder, &config, bounds)?;
     Ok(manifest)
+}
+
+/// What a GGUF file says of its model. That it has a tokenizer is seen here, and not when the model is loaded.
+fn describe_gguf(mut manifest: Manifest, folder: &Path, path: &str, is_unnamed: bool) -> Result<Manifest, Error> {
+    let gguf = Gguf::open(folder, path)?;
+    let config = gguf::config(&gguf)?;
+    let architecture = arch::ALL.iter().find(|architecture| (architecture.claims)(&config));
+    let Some(Architecture { name, decode: Some(decode), .. }) = architecture else {
+        return Err(unknown_architecture(&config));
+    };
+    let checkpoint = Checkpoint::open(folder, &manifest)?;
+    manifest.task = Task::Generate;
+    manifest.architecture = (*name).into();
+    manifest.precision = checkpoint.precision().into();
+    manifest.max_tokens = Some(longest(folder, decode(&config, &checkpoint)?.context)?);
+    manifest.license = manifest.license.or(gguf.text("general.license")?.map(str::to_owned));
+    if let Some(stated) = gguf.text("general.name")?.map(as_name).filter(|_| is_unnamed).flatten() {
+        manifest.name = stated;
+    }
+    if !manifest.files.iter().any(|file| file.path == TOKENIZER) {
+        gguf::tokenizer(&gguf)?;
+    }
+    manifest.check()?;
+    Ok(manifest)
+}
+
+/// Tokens of a sequence at most: as many as a model was trained with, unless its tokenizer is said to give fewer.
+fn longest(folder: &Path, trained: usize) -> Result<usize, Error> {
+    let stated = length(optional_json(folder, TOKENIZER_CONFIG)?, "model_max_length");
+    Ok(stated.map_or(trained, |stated| trained.min(stated as usize)))
 }
 
 /// Whether a checkpoint is one of a model that writes text: it has a head that does, and nobody made an encoder of it.
@@ -212,7 +268,7 @@ fn unknown_architecture(config: &Value) -> Error {
 }
 
 fn refuse_without_weights(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
-    if manifest.has_safetensors() || manifest.has_onnx() {
+    if manifest.has_safetensors() || manifest.has_onnx() || manifest.gguf().is_some() {
         return Ok(());
     }
     for pickle in ["pytorch_model.bin", "model.pt", "model.ckpt"] {
@@ -244,9 +300,11 @@ fn list(folder: &Path) -> Result<Vec<File>, Error> {
         let folder_of = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_string());
         graph.as_deref().is_some_and(|g| folder_of(g) == folder_of(path)) && is_external_data(path)
     };
+    let gguf = choose_gguf(paths.iter().map(String::as_str))?.map(str::to_owned);
     paths.retain(|path| {
         let is_other_graph = path.ends_with(".onnx") && graph.as_ref() != Some(path);
-        !is_other_graph && (is_wanted(path) || graph.as_ref() == Some(path) || beside(path))
+        let is_other_gguf = path.ends_with(".gguf") && gguf.as_ref() != Some(path);
+        !is_other_graph && !is_other_gguf && (is_wanted(path) || graph.as_ref() == Some(path) || beside(path))
     });
     paths.iter().map(|path| hash(folder, path)).collect()
 }
@@ -305,11 +363,15 @@ pub(super) fn optional_json(folder: &Path, path: &str) -> Result<Option<Value>, 
 /// The folder's name with what a model's name may hold; `model` when nothing is left.
 fn default_name(folder: &Path) -> String {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
-    let name = folder.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    let name: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    folder.file_name().and_then(|name| as_name(&name.to_string_lossy())).unwrap_or_else(|| "model".into())
+}
+
+/// A text as a model's name; nothing when nothing is left of it.
+fn as_name(text: &str) -> Option<String> {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let name: String = text.to_ascii_lowercase().chars().map(allowed).collect();
     let name = name.trim_start_matches(['.', '_', '-']);
-    if name.is_empty() { "model".into() } else { name.chars().take(128).collect() }
+    (!name.is_empty()).then(|| name.chars().take(128).collect())
 }
 
 /// `license: …` of the readme's head (YAML between two lines of dashes).
@@ -347,6 +409,7 @@ mod tests {
         for path in [
             "model.safetensors",
             "model-00001-of-00002.safetensors",
+            "a-Q8_0.gguf",
             "config.json",
             "onnx/model.onnx",
             "1_Pooling/config.json",
@@ -365,6 +428,21 @@ mod tests {
         ] {
             assert!(!is_wanted(path), "{path}");
         }
+    }
+
+    #[test]
+    fn one_gguf_file_is_chosen_or_none() {
+        let check = |paths: &[&str], want: Result<Option<&str>, &str>| match (choose_gguf(paths.iter().copied()), want)
+        {
+            (Ok(found), Ok(want)) => assert_eq!(found, want, "{paths:?}"),
+            (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{error}"),
+            (found, want) => panic!("{found:?} is not {want:?}"),
+        };
+        check(&["README.md"], Ok(None));
+        check(&["README.md", "a-Q4_K_M.gguf", "mmproj-a.gguf", "old/b.gguf"], Ok(Some("a-Q4_K_M.gguf")));
+        check(&["a.gguf", "model.gguf"], Ok(Some("model.gguf")));
+        check(&["a.gguf", "model.safetensors"], Ok(None));
+        check(&["a.gguf", "b.gguf"], Err("a.gguf, b.gguf"));
     }
 
     #[test]

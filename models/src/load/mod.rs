@@ -11,6 +11,7 @@
 //!
 //! [`Loaded::choice`] says which rule decided, and the engine's `Info` what really runs.
 
+pub mod checkpoint;
 mod choose;
 pub mod gguf;
 pub mod inspect;
@@ -22,7 +23,7 @@ pub mod safetensors;
 mod sentence_transformers;
 mod text;
 
-pub use inspect::{inspect, is_wanted};
+pub use inspect::{choose_gguf, inspect, is_wanted};
 pub use text::{LoadedText, TextNeed, load_generator, load_language, load_text, text_need};
 
 use crate::engine::{Device, Engine};
@@ -173,7 +174,7 @@ pub enum Error {
         detail: String,
     },
     /// A broken GGUF file, or one with what is not supported.
-    #[error("{path} is not a GGUF file that can be used: {detail}; fetch or convert it again")]
+    #[error("{path} is not a GGUF file that can be used: {detail}")]
     Gguf {
         /// The file.
         path: String,
@@ -197,7 +198,7 @@ pub enum Error {
         detail: String,
     },
     /// A tensor that is missing or has another shape or type.
-    #[error("tensor {name}: {detail}; the weights do not belong to this config.json")]
+    #[error("tensor {name}: {detail}; the weights do not belong to this configuration")]
     Tensor {
         /// Its name.
         name: String,
@@ -342,19 +343,23 @@ pub fn memory_need_bytes(manifest: &Manifest, backend: Backend) -> u64 {
     let sum =
         |ending: &str| -> u64 { manifest.files.iter().filter(|f| f.path.ends_with(ending)).map(|f| f.bytes).sum() };
     let is_half = matches!(manifest.precision.as_str(), "f16" | "bf16");
+    // Blocks are packed as they are, with scales of 6 bits in 8.
+    let gguf = sum(".gguf") / 32 * 33;
     // CPUs compute in f32, so half-precision weights double.
     let candle = sum(".safetensors") * if is_half { 2 } else { 1 };
     // The graph's file is parsed into one copy and packed for the processor into another. External data has any
     // ending, so everything that is not safetensors counts.
-    let onnx = (manifest.total_bytes() - sum(".safetensors")) * 2;
+    let onnx = (manifest.total_bytes() - sum(".safetensors") - sum(".gguf")) * 2;
     let weights = match backend {
         Backend::Fake => return 0,
-        Backend::Candle | Backend::Kernels => candle,
+        Backend::Candle | Backend::Kernels if manifest.has_safetensors() => candle,
+        Backend::Candle | Backend::Kernels => gguf,
         Backend::Onnx => onnx,
         Backend::Auto => match (manifest.has_onnx(), manifest.has_safetensors()) {
             (true, true) => candle.max(onnx),
             (true, false) => onnx,
-            _ => candle,
+            (false, true) => candle,
+            (false, false) => gguf,
         },
     };
     weights + WORKSPACE
@@ -414,8 +419,11 @@ fn check_graphs(folder: &Path, manifest: &Manifest) -> Result<Option<(PathBuf, o
     Ok(first)
 }
 
-/// `config.json`, or null when the model has none.
+/// `config.json`, or null when the model has none; that of a GGUF file stands in it.
 fn read_config(folder: &Path, manifest: &Manifest) -> Result<serde_json::Value, Error> {
+    if let Some(path) = manifest.gguf() {
+        return gguf::config(&gguf::Gguf::open(folder, path)?);
+    }
     if !manifest.files.iter().any(|file| file.path == inspect::CONFIG) {
         return Ok(serde_json::Value::Null);
     }

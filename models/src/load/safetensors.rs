@@ -2,8 +2,10 @@
 //! refused when a file is opened; no value is copied or converted here.
 
 use super::Error;
+use super::checkpoint::{Order, Type, View};
 use super::mmap::Mapped;
 use crate::manifest::Manifest;
+use kernels::stored::Stored;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,7 +18,7 @@ const LENGTH_FIELD: usize = 8;
 
 /// The tensors of one model, whether in one file or in several.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub struct Files {
     shards: Vec<Shard>,
     /// Tensor to shard.
     names: HashMap<String, usize>,
@@ -29,34 +31,23 @@ struct Shard {
     data_start: usize,
 }
 
-/// One tensor as it is stored: little-endian, row-major.
-#[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
-    /// Element type.
-    pub dtype: Dtype,
-    /// Dimensions, outermost first.
-    pub shape: &'a [usize],
-    /// Its bytes. They fit type and shape, and may lie at any address.
-    pub data: &'a [u8],
-}
-
-impl Checkpoint {
+impl Files {
     /// Opens every safetensors file of a manifest.
     ///
     /// # Errors
     /// When a file cannot be read or its header is broken, when a tensor comes twice, or when the index names a shard
     /// that is not listed or does not hold the tensor.
     pub fn open(folder: &Path, manifest: &Manifest) -> Result<Self, Error> {
-        let mut checkpoint = Self { shards: Vec::new(), names: HashMap::new() };
+        let mut all = Self { shards: Vec::new(), names: HashMap::new() };
         let mut paths = Vec::new();
         for file in manifest.files.iter().filter(|file| file.path.ends_with(".safetensors")) {
-            checkpoint.add(folder, &file.path)?;
+            all.add(folder, &file.path)?;
             paths.push(file.path.as_str());
         }
         if manifest.files.iter().any(|file| file.path == INDEX) {
-            checkpoint.check_index(folder, &paths)?;
+            all.check_index(folder, &paths)?;
         }
-        Ok(checkpoint)
+        Ok(all)
     }
 
     fn add(&mut self, folder: &Path, path: &str) -> Result<(), Error> {
@@ -97,36 +88,18 @@ impl Checkpoint {
         let info = shard.metadata.info(name)?;
         let (start, end) = info.data_offsets;
         let data = &shard.bytes[shard.data_start + start..shard.data_start + end];
-        Some(View { dtype: info.dtype, shape: &info.shape, data })
-    }
-
-    /// `prefix` when the checkpoint has `name` under it, else nothing: a bare encoder saves `embeddings.…`, a model with a head
-    /// saves the same tensor as `bert.embeddings.…`.
-    pub fn prefix<'p>(&self, prefix: &'p str, name: &str) -> &'p str {
-        if self.names.contains_key(&format!("{prefix}{name}")) { prefix } else { "" }
-    }
-
-    /// Rows of a tensor; 0 when it is missing.
-    pub fn rows(&self, name: &str) -> usize {
-        self.tensor(name).and_then(|view| view.shape.first().copied()).unwrap_or(0)
-    }
-
-    /// Bytes of a tensor as stored; 0 when it is missing.
-    pub fn bytes(&self, name: &str) -> u64 {
-        self.tensor(name).map_or(0, |view| view.data.len() as u64)
+        let stored = match info.dtype {
+            Dtype::F32 => Type::Plain(Stored::F32),
+            Dtype::F16 => Type::Plain(Stored::F16),
+            Dtype::BF16 => Type::Plain(Stored::Bf16),
+            Dtype::F64 => Type::F64,
+            other => Type::Other(other),
+        };
+        Some(View { stored, shape: &info.shape, data, order: Order::Plain })
     }
 
     /// Every name, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(String::as_str)
-    }
-
-    /// How precise the stored weights are: the type that most bytes have, as a manifest writes it.
-    pub fn precision(&self) -> &'static str {
-        let bytes_of = |wanted: Dtype| -> usize {
-            self.names().filter_map(|name| self.tensor(name)).filter(|t| t.dtype == wanted).map(|t| t.data.len()).sum()
-        };
-        let kinds = [("f32", Dtype::F32), ("f16", Dtype::F16), ("bf16", Dtype::BF16)];
-        kinds.into_iter().rev().max_by_key(|(_, dtype)| bytes_of(*dtype)).map_or("f32", |(name, _)| name)
     }
 }

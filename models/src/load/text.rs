@@ -1,12 +1,13 @@
 //! Models that write text: a manifest and the folder with its verified files go in, what turns requests into prompts and what writes come
 //! out. How much memory that takes is known before.
 
+use super::gguf::{self, Gguf};
 use super::{Backend, Error, Options, Source, architecture, check_files, inspect, must_read_tokenizer, read_config};
 use crate::arch::Decode;
 use crate::backend;
 use crate::backend::cpu::decoder;
 use crate::engine::{Device, Generator};
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::manifest::{Manifest, Task};
 use crate::task::generate::language::{self, Language};
 use serde_json::Value;
@@ -116,15 +117,30 @@ pub(super) fn check(manifest: &Manifest, options: &Options) -> Result<Decode, Er
 /// When the tokenizer is missing or a file is broken.
 pub fn load_language(manifest: &Manifest, folder: &Path) -> Result<Language, Error> {
     let has = |path: &str| manifest.files.iter().any(|file| file.path == path);
-    let tokenizer = must_read_tokenizer(folder, manifest)?;
-    let json = |path: &str| if has(path) { inspect::read_json(folder, path) } else { Ok(Value::Null) };
+    let gguf = manifest.gguf().map(|path| Gguf::open(folder, path)).transpose()?;
+    // What lies beside a GGUF file is there because somebody wants it so.
+    let tokenizer = match &gguf {
+        Some(gguf) if !has(inspect::TOKENIZER) => gguf::tokenizer(gguf)?,
+        _ => must_read_tokenizer(folder, manifest)?,
+    };
+    let json = |path: &str, of_gguf: fn(&Gguf) -> Result<Value, Error>| -> Result<Value, Error> {
+        let mut all = gguf.as_ref().map_or(Ok(Value::Null), of_gguf)?;
+        let beside = if has(path) { inspect::read_json(folder, path)? } else { Value::Null };
+        match (&mut all, beside) {
+            (Value::Object(all), Value::Object(beside)) => all.extend(beside),
+            (_, Value::Null) => {}
+            (all, beside) => *all = beside,
+        }
+        Ok(all)
+    };
     let file = language::CHAT_TEMPLATE;
     let template = match has(file) {
         true => Some(std::fs::read_to_string(folder.join(file)).map_err(|e| Error::io(file, &e))?),
         false => None,
     };
-    let (config, generation) = (read_config(folder, manifest)?, json(language::GENERATION_CONFIG)?);
-    let tokenizer_config = json(inspect::TOKENIZER_CONFIG)?;
+    let config = gguf.as_ref().map_or_else(|| read_config(folder, manifest), gguf::config)?;
+    let generation = json(language::GENERATION_CONFIG, gguf::generation_config)?;
+    let tokenizer_config = json(inspect::TOKENIZER_CONFIG, gguf::tokenizer_config)?;
     let files = language::Files {
         config: &config,
         generation: &generation,

@@ -12,7 +12,7 @@ use std::path::Path;
 /// f32 against f64 through two to six layers, as a share of the largest logit; the largest differences seen are a tenth of it.
 const TOLERANCE: f64 = 2e-5;
 
-const NAMES: &[&str] = &[
+pub(crate) const NAMES: &[&str] = &[
     "gemma2",
     "gemma3",
     "gemma3-v5",
@@ -28,9 +28,9 @@ const NAMES: &[&str] = &[
 ];
 
 /// Room for some sequences of the longest texts here.
-const CACHE_BYTES: u64 = 8 << 20;
+pub(crate) const CACHE_BYTES: u64 = 8 << 20;
 
-fn manifest(folder: &Path) -> Manifest {
+pub(crate) fn manifest(folder: &Path) -> Manifest {
     let config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     let kind = config["model_type"].as_str().unwrap();
@@ -46,28 +46,28 @@ fn manifest(folder: &Path) -> Manifest {
     Manifest { architecture: architecture.into(), files, ..fake }
 }
 
-fn load(name: &str) -> Box<dyn Generator> {
+pub(crate) fn load(name: &str) -> Box<dyn Generator> {
     let folder = data("decoder").join(name);
     load_generator(&manifest(&folder), &folder, &options(On::Kernels), CACHE_BYTES).unwrap()
 }
 
 /// One sequence as a test runs it.
-struct Text {
-    ids: Vec<u32>,
+pub(crate) struct Text {
+    pub(crate) ids: Vec<u32>,
     table: Vec<u32>,
     done: usize,
 }
 
 impl Text {
     /// Its blocks are every third from `first` on, backwards.
-    fn new(engine: &dyn Generator, ids: &[u32], first: u32) -> Self {
+    pub(crate) fn new(engine: &dyn Generator, ids: &[u32], first: u32) -> Self {
         let count = (ids.len() + 16).div_ceil(engine.info().block_tokens) as u32;
         let table = (0..count).rev().map(|block| first + 3 * block).collect();
         Self { ids: ids.to_vec(), table, done: 0 }
     }
 
     /// So many of its next tokens.
-    fn part(&mut self, count: usize) -> Part<'_> {
+    pub(crate) fn part(&mut self, count: usize) -> Part<'_> {
         let (position, end) = (self.done, self.done + count);
         self.done = end;
         Part { sequence: 1, tokens: &self.ids[position..end], position, blocks: &self.table, is_sampled: true }
@@ -75,7 +75,7 @@ impl Text {
 }
 
 /// Runs a step and gives the logits of its parts.
-fn step(engine: &mut dyn Generator, parts: &[Part<'_>]) -> Vec<Vec<f32>> {
+pub(crate) fn step(engine: &mut dyn Generator, parts: &[Part<'_>]) -> Vec<Vec<f32>> {
     let mut plan = Plan::default();
     parts.iter().for_each(|part| plan.push(*part));
     let mut all = vec![];
@@ -84,7 +84,7 @@ fn step(engine: &mut dyn Generator, parts: &[Part<'_>]) -> Vec<Vec<f32>> {
     all.into_iter().map(|(_, logits)| logits).collect()
 }
 
-fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
     best.unwrap().0 as u32
 }
@@ -94,7 +94,11 @@ fn ids(value: &serde_json::Value) -> Vec<u32> {
 }
 
 fn check(name: &str) {
-    let mut engine = load(name);
+    check_engine(name, load(name));
+}
+
+/// That an engine computes what the reference makes of a checkpoint.
+pub(crate) fn check_engine(name: &str, mut engine: Box<dyn Generator>) {
     let golden = json(&format!("decoder/{name}.golden.json"));
     let mut texts = vec![];
     for case in golden["cases"].as_array().unwrap() {

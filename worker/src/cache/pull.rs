@@ -246,9 +246,19 @@ impl Puller {
                 token: token.clone(),
             });
         }
-        if !files.iter().any(|file| file.path.ends_with(".safetensors") || file.path.ends_with(".onnx")) {
-            let reason = "it has no safetensors and no model.onnx; other formats are not read".into();
-            return Err(Error::Refused { model: repository.into(), reason });
+        let refused = |reason: String| Error::Refused { model: repository.into(), reason };
+        // Repositories have the same model in many sizes.
+        let gguf = load::choose_gguf(files.iter().map(|file| file.path.as_str()));
+        let gguf =
+            gguf.map_err(|error| refused(format!("{error}; fetch the one that you want, and add its folder")))?;
+        let gguf = gguf.map(str::to_owned);
+        files.retain(|file| !file.path.ends_with(".gguf") || gguf.as_ref() == Some(&file.path));
+        if !files.iter().any(|file| file.path.ends_with(".safetensors") || file.path.ends_with(".onnx"))
+            && gguf.is_none()
+        {
+            return Err(refused(
+                "it has no safetensors, no GGUF file and no model.onnx; other formats are not read".into(),
+            ));
         }
         let name = repository.rsplit('/').next().unwrap_or(repository).to_ascii_lowercase();
         Ok(Plan { key: format!("hf:{repository}@{}", told.sha), files, manifest: None, name, version: told.sha })

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use super::Shared;
 use super::body::{Json, answer};
 use super::error::Refusal;
-use crate::convert::{text_of, usage_of};
+use crate::convert::{Asked, asked, usage_of};
 use crate::text::{NewText, Next, Writing};
 
 /// So often something is sent while nothing is written, so that nobody between takes the connection for dead.
@@ -48,8 +48,9 @@ async fn completions(
 }
 
 async fn write(app: &Shared, model: String, task: TaskInput, how: How) -> Result<Response, Refusal> {
-    let no_text = |_| Refusal::new(Code::Internal, "a request for a text asks for another task");
-    let input = text_of(task).map_err(no_text)?;
+    let Asked::Text(input) = asked(task) else {
+        return Err(Refusal::new(Code::Internal, "a request for a text asks for another task"));
+    };
     let writing = app.handle.write(NewText::new(model, input)).await?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let head = Head::new(how.shape, TaskId::new(), created, writing.model().to_owned());

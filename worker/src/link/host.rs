@@ -12,6 +12,7 @@ use coordinator_client::wire::{Capabilities, FailureClass, ModelHeld, TaskKind};
 use models::manifest::Task;
 
 use crate::cache::{Registry, Source};
+use crate::convert::Asked;
 use crate::device::resident::Condition;
 use crate::service::{Model, NewTask};
 use crate::text::{NewText, Next};
@@ -109,9 +110,9 @@ impl client::Host for Host {
     async fn execute(&self, offered: Offered, access: &Access, pieces: &Pieces) -> Result<Outcome, Failure> {
         let Offered { attempt: _, model, input, deadline, priority, trace_parent: _ } = offered;
         let (kind, priority) = (input.kind(), priority_of(priority));
-        let input = match convert::text_of(input) {
-            Ok(input) => input,
-            Err(task) => {
+        let input = match convert::asked(input) {
+            Asked::Text(input) => input,
+            Asked::Answer(task) => {
                 let request = convert::request_of(task).map_err(|problem| of_problem(FailureClass::Input, problem))?;
                 self.fetch(&model, access, deadline).await?;
                 let done = self.worker.execute(NewTask { model, request, priority, deadline }).await;

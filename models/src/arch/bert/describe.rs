@@ -4,7 +4,7 @@ use super::{Activation, Config};
 use crate::arch::Bounds;
 use crate::arch::encoder::{self, Embeddings, Encoder, Positions, Slice};
 use crate::arch::parts::{self, Plain};
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::load::{Error, inspect};
 use crate::manifest::{Manifest, Pooling};
 use serde_json::Value;

@@ -8,7 +8,7 @@ use super::parts::{self, Names, Plain};
 use super::settings::Settings;
 use super::{Architecture, Bounds};
 use crate::load::Error;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::manifest::{Manifest, Pooling};
 use serde_json::Value;
 

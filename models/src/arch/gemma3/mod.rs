@@ -8,7 +8,7 @@ use super::causal::{self, Family, GEMMA};
 use super::decoder::Decoder;
 use super::settings::Settings;
 use crate::load::Error;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use serde_json::Value;
 
 /// The line for the list of architectures.

@@ -9,7 +9,7 @@ use super::parts::{self, PostNorm};
 use super::settings::Settings;
 use super::{Architecture, Bounds};
 use crate::load::Error;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::manifest::{Manifest, Pooling};
 use kernels::rotary::frequencies;
 use serde_json::{Value, json};

@@ -9,7 +9,7 @@ use super::encoder::{Activation, Bias, Dense, Embeddings, Encoder};
 use super::parts::{self, PostNorm};
 use super::settings::{Settings, has_head};
 use super::{Architecture, Bounds};
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::load::{Error, inspect};
 use crate::manifest::{Manifest, Pooling};
 use serde_json::Value;

@@ -8,7 +8,7 @@ use super::encoder::{Activation, Dense, Embeddings, Encoder, Rotary};
 use super::parts::{self, PostNorm};
 use super::settings::{Settings, has_head};
 use super::{Architecture, Bounds};
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::load::{Error, inspect};
 use crate::manifest::{Manifest, Pooling};
 use kernels::rotary::frequencies;

@@ -7,7 +7,7 @@ use super::Architecture;
 use super::causal::{self, Family, LLAMA};
 use super::decoder::Decoder;
 use crate::load::Error;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use serde_json::Value;
 
 /// The line for the list of architectures.

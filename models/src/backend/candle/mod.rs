@@ -10,7 +10,7 @@ mod encoder;
 use super::{bound_tokens, check_tokens, pool};
 use crate::arch::{self, Weights};
 use crate::engine::{Device, Engine, Error, Info, Item, Output, TensorSpec};
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::load::{self, Source};
 use crate::tensor::{DataType, NamedTensor, Tensor};
 use candle_core as candle;

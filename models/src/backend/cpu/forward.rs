@@ -5,18 +5,17 @@
 //! A layer is two kinds of steps: attention, whose tasks are heads of sequences, and everything else, whose tasks are runs of
 //! tokens, each from the context of one layer to the queries, keys and values of the next.
 
-use super::product::{Call, Product, SHARED_TOKENS, TOKENS_PER_TASK, alone, shared};
+use super::product::{Call, Product, RowsIn8Bits, SHARED_TOKENS, TOKENS_PER_TASK, alone, shared};
 use super::scratch::{lock, mine};
 use super::weights::{LayerWeights, NormWeights, Weights, values, words};
 use crate::arch::encoder::Encoder;
 use crate::backend::packed::{Packed, Pooled};
 use crate::engine::Tokens;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use kernels::attention::{self, Rows};
 use kernels::embed::{self, Term};
 use kernels::launch::aligned::Aligned;
 use kernels::launch::columns::Columns;
-use kernels::linear_int8::Rows as RowsInt8;
 use kernels::{glu, pool, rotary};
 use rayon::prelude::*;
 use std::sync::Mutex;
@@ -50,7 +49,7 @@ struct Scratch {
     inner: Aligned,
     gated: Aligned,
     /// The input of a product in 8 bits.
-    int8: RowsInt8,
+    int8: RowsIn8Bits,
 }
 
 impl Workspace {
@@ -322,9 +321,9 @@ impl Forward<'_> {
             }
         }
         for step in &self.weights.steps {
-            let mut next = vec![0.0; sequences * step.dense.weights.shape().outputs()];
+            let mut next = vec![0.0; sequences * step.dense.weights.outputs()];
             let call = Call { activation: step.activation, ..Call::new(&step.dense, &vectors, &mut next) };
-            shared(call, &mut RowsInt8::default(), self.threads)?;
+            shared(call, &mut RowsIn8Bits::default(), self.threads)?;
             normalise(step.norm.as_ref(), &mut next)?;
             vectors = next;
         }

@@ -11,7 +11,7 @@ pub(super) mod weights;
 use super::check_tokens;
 use crate::arch::encoder::Encoder;
 use crate::engine::{Device, Engine, Error, Info, Item, Output, Side, TensorSpec, Tokens};
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::load::{self, Source};
 use crate::tensor::DataType;
 use forward::{Forward, Workspace};

@@ -2,9 +2,11 @@
 
 use super::weights::{Matrix, PackedDense, words};
 use kernels::launch::columns::Columns;
-use kernels::linear::{Activation, Epilogue, linear, linear_columns};
-use kernels::linear_int8::{Rows as RowsInt8, linear_int8, linear_int8_columns};
+use kernels::linear::{Activation, Epilogue, linear_columns};
+use kernels::linear_int8::{self, linear_int8_columns};
+use kernels::linear_quantized::{self, Blocks, linear_quantized_columns};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Tokens of a task at most: with so many, a layer's intermediate results (128 rows of 1,536: 786 KB) stay near their core, and
 /// the weights are read often enough from the cache that reading them costs nothing.
@@ -24,7 +26,41 @@ pub(super) struct Call<'a> {
 }
 
 /// How a product is computed: by the calling thread alone, or by all. The second argument is memory for the input in 8 bits.
-pub(super) type Product<'p> = dyn Fn(Call<'_>, &mut RowsInt8) -> Result<(), String> + Sync + 'p;
+pub(super) type Product<'p> = dyn Fn(Call<'_>, &mut RowsIn8Bits) -> Result<(), String> + Sync + 'p;
+
+/// A product's input in 8 bits, in the ways in which weights take it.
+#[derive(Default)]
+pub(super) struct RowsIn8Bits {
+    /// With a scale for a row.
+    whole: linear_int8::Rows,
+    /// With a scale for 32 inputs, and for 256.
+    blocks: [linear_quantized::Rows; 2],
+}
+
+/// Which of the two.
+fn size_class(blocks: Blocks) -> usize {
+    usize::from(blocks != Blocks::Q8_0)
+}
+
+impl RowsIn8Bits {
+    /// Puts an input into 8 bits in every way in which these weights take it.
+    fn fill(&mut self, x: &[f32], weights: &Matrix) -> Result<(), String> {
+        let mut is_filled = [false; 2];
+        for piece in weights.pieces() {
+            match piece {
+                Matrix::Stored(_) | Matrix::Joined(_) => {}
+                Matrix::Int8(weights) => self.whole.quantize(x, weights).map_err(words)?,
+                Matrix::Blocks(weights) => {
+                    let class = size_class(weights.blocks());
+                    if !std::mem::replace(&mut is_filled[class], true) {
+                        self.blocks[class].quantize(x, weights).map_err(words)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
 
 impl<'a> Call<'a> {
     /// Only the bias follows.
@@ -32,42 +68,89 @@ impl<'a> Call<'a> {
         Self { layer, x, activation: Activation::None, residual: None, out }
     }
 
-    fn epilogue(&self) -> Epilogue<'a> {
-        Epilogue { bias: self.layer.bias.as_deref(), activation: self.activation, residual: self.residual }
+    /// The same for a shorter time.
+    fn reborrow(&mut self) -> Call<'_> {
+        Call { out: &mut *self.out, ..*self }
+    }
+
+    /// What so many threads do, each its own columns of every piece of the weights.
+    fn tasks(self, threads: usize) -> Vec<Vec<Task<'a>>> {
+        let Call { layer, activation, out, .. } = self;
+        let pieces = layer.weights.pieces();
+        let mut tasks: Vec<Vec<Task<'a>>> = (0..threads).map(|_| Vec::with_capacity(pieces.len())).collect();
+        let mut rest = Columns::whole(out, layer.weights.outputs());
+        let mut first = 0;
+        for piece in pieces {
+            let outputs = piece.outputs();
+            let bias = layer.bias.as_deref().map(|bias| &bias[first..first + outputs]);
+            first += outputs;
+            // What is added to the outputs of all pieces has rows of all of them.
+            let residual = self.residual.filter(|_| pieces.len() == 1);
+            let epilogue = Epilogue { bias, activation, residual };
+            let panels = piece.shape().map_or(0, |shape| shape.panels());
+            for (thread, tasks) in tasks.iter_mut().enumerate() {
+                let panels = thread * panels / threads..(thread + 1) * panels / threads;
+                let columns = piece.shape().map_or(0, |shape| shape.columns(panels.clone()).len());
+                let (out, others) = rest.split_columns(columns);
+                rest = others;
+                if columns > 0 {
+                    tasks.push(Task { piece, panels, epilogue, out });
+                }
+            }
+        }
+        tasks
+    }
+}
+
+/// Some columns of a product.
+struct Task<'a> {
+    /// Never joined.
+    piece: &'a Matrix,
+    panels: Range<usize>,
+    epilogue: Epilogue<'a>,
+    out: Columns<'a>,
+}
+
+impl Task<'_> {
+    fn run(self, x: &[f32], rows: &RowsIn8Bits) -> Result<(), String> {
+        let Task { piece, panels, epilogue, out } = self;
+        match piece {
+            Matrix::Stored(weights) => linear_columns(x, weights, panels, &epilogue, out).map_err(words),
+            Matrix::Int8(weights) => linear_int8_columns(&rows.whole, weights, panels, &epilogue, out).map_err(words),
+            Matrix::Blocks(weights) => {
+                let rows = &rows.blocks[size_class(weights.blocks())];
+                linear_quantized_columns(rows, weights, panels, &epilogue, out).map_err(words)
+            }
+            Matrix::Joined(_) => Err("a piece of weights is itself joined".into()),
+        }
     }
 }
 
 /// By the calling thread.
-pub(super) fn alone(call: Call<'_>, int8: &mut RowsInt8) -> Result<(), String> {
-    let epilogue = call.epilogue();
-    match &call.layer.weights {
-        Matrix::Stored(weights) => linear(call.x, weights, &epilogue, call.out),
-        Matrix::Int8(weights) => {
-            int8.quantize(call.x, weights).and_then(|()| linear_int8(int8, weights, &epilogue, call.out))
-        }
-    }
-    .map_err(words)
+pub(super) fn alone(call: Call<'_>, rows: &mut RowsIn8Bits) -> Result<(), String> {
+    run(call, rows, 1)
 }
 
 /// By so many threads of the pool that the caller installed, each of which computes some columns.
-pub(super) fn shared(call: Call<'_>, int8: &mut RowsInt8, threads: usize) -> Result<(), String> {
-    let (weights, epilogue) = (&call.layer.weights, call.epilogue());
-    if let Matrix::Int8(weights) = weights {
-        int8.quantize(call.x, weights).map_err(words)?;
+pub(super) fn shared(call: Call<'_>, rows: &mut RowsIn8Bits, threads: usize) -> Result<(), String> {
+    run(call, rows, threads)
+}
+
+fn run(mut call: Call<'_>, rows: &mut RowsIn8Bits, threads: usize) -> Result<(), String> {
+    let (x, weights) = (call.x, &call.layer.weights);
+    rows.fill(x, weights)?;
+    let rows = &*rows;
+    let panels = weights.pieces().iter().filter_map(Matrix::shape).map(|shape| shape.panels()).max();
+    let threads = threads.min(panels.unwrap_or(1)).max(1);
+    let apart = call.residual.filter(|_| weights.pieces().len() > 1);
+    let mut tasks = call.reborrow().tasks(threads);
+    let of_thread = |tasks: Vec<Task<'_>>| tasks.into_iter().try_for_each(|task| task.run(x, rows));
+    match tasks.pop() {
+        Some(only) if tasks.is_empty() => of_thread(only)?,
+        last => tasks.into_par_iter().chain(last).try_for_each(of_thread)?,
     }
-    let (shape, int8) = (weights.shape(), &*int8);
-    let threads = threads.min(shape.panels());
-    let mut tasks = Vec::with_capacity(threads);
-    let mut rest = Columns::whole(call.out, shape.outputs());
-    for thread in 0..threads {
-        let panels = thread * shape.panels() / threads..(thread + 1) * shape.panels() / threads;
-        let (mine, others) = rest.split_columns(shape.columns(panels.clone()).len());
-        rest = others;
-        tasks.push((panels, mine));
+    if let Some(residual) = apart {
+        call.out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
     }
-    let run = |(panels, out)| match weights {
-        Matrix::Stored(weights) => linear_columns(call.x, weights, panels, &epilogue, out),
-        Matrix::Int8(weights) => linear_int8_columns(int8, weights, panels, &epilogue, out),
-    };
-    tasks.into_par_iter().try_for_each(|task| run(task).map_err(words))
+    Ok(())
 }

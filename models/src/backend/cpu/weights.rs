@@ -3,18 +3,18 @@
 
 use crate::arch::encoder::{Bias, Dense, Embeddings, Encoder, Head, Layer, Norm, NormKind, Slice};
 use crate::load::Error;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::{Checkpoint, Type, View};
 use crate::manifest::Quantization;
 use kernels::attention::Relative;
 use kernels::launch::panels::Shape;
 use kernels::layer_norm;
 use kernels::linear::{Activation, Packed};
 use kernels::linear_int8::Quantized;
+use kernels::linear_quantized::{self, Blocks};
 use kernels::rms_norm;
 use kernels::rotary::Table;
-use kernels::stored::{Stored, Values};
+use kernels::stored::Values;
 use rayon::prelude::*;
-use safetensors::tensor::Dtype;
 
 /// What went wrong, in words.
 pub(super) fn words(error: impl std::fmt::Display) -> String {
@@ -33,13 +33,37 @@ pub(super) enum Matrix {
     Stored(Packed),
     /// In 8 bits.
     Int8(Quantized),
+    /// In the blocks in which they are stored.
+    Blocks(linear_quantized::Quantized),
+    /// Several, whose outputs lie side by side: a file may hold queries in one type and values in another.
+    Joined(Vec<Matrix>),
 }
 
 impl Matrix {
-    pub(super) fn shape(&self) -> &Shape {
+    /// Those of which it is joined, or itself.
+    pub(super) fn pieces(&self) -> &[Matrix] {
         match self {
-            Self::Stored(weights) => weights,
-            Self::Int8(weights) => weights,
+            Self::Joined(pieces) => pieces,
+            whole => std::slice::from_ref(whole),
+        }
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        match self {
+            Self::Stored(weights) => weights.outputs(),
+            Self::Int8(weights) => weights.outputs(),
+            Self::Blocks(weights) => weights.outputs(),
+            Self::Joined(pieces) => pieces.iter().map(Matrix::outputs).sum(),
+        }
+    }
+
+    /// How the outputs are divided between threads; nothing where that is for its pieces to say.
+    pub(super) fn shape(&self) -> Option<&Shape> {
+        match self {
+            Self::Stored(weights) => Some(weights),
+            Self::Int8(weights) => Some(weights),
+            Self::Blocks(weights) => Some(weights),
+            Self::Joined(_) => None,
         }
     }
 
@@ -47,6 +71,8 @@ impl Matrix {
         match self {
             Self::Stored(weights) => weights.bytes(),
             Self::Int8(weights) => weights.bytes(),
+            Self::Blocks(weights) => weights.bytes(),
+            Self::Joined(pieces) => pieces.iter().map(Matrix::bytes).sum(),
         }
     }
 }
@@ -167,36 +193,74 @@ fn load_steps(head: &Head, checkpoint: &Checkpoint) -> Result<Vec<StepWeights>, 
     head.steps.iter().map(step).collect()
 }
 
-/// Packs a product's weights.
+/// Packs a product's weights. What is stored in blocks stays in them.
 pub(super) fn load_dense(
     dense: &Dense,
     checkpoint: &Checkpoint,
     quantization: Option<Quantization>,
 ) -> Result<PackedDense, Error> {
+    let mut pieces = Vec::new();
+    for slices in dense.weights.chunk_by(|a, b| blocks(a, checkpoint) == blocks(b, checkpoint)) {
+        pieces.push(match (blocks(&slices[0], checkpoint), quantization) {
+            (None, _) => load_plain(slices, dense.inputs, checkpoint, quantization)?,
+            (Some(blocks), None) => load_blocks(blocks, slices, dense.inputs, checkpoint)?,
+            (Some(blocks), Some(quantization)) => {
+                let detail = format!("is stored in {blocks:?} already; no {} is made of it", quantization.name());
+                return Err(Error::Tensor { name: slices[0].name.clone(), detail });
+            }
+        });
+    }
+    let mut bias = Vec::new();
+    for slice in &dense.biases {
+        bias.extend(numbers(slice, checkpoint)?);
+    }
+    let weights = if pieces.len() > 1 { None } else { pieces.pop() };
+    Ok(PackedDense { weights: weights.unwrap_or(Matrix::Joined(pieces)), bias: (!bias.is_empty()).then_some(bias) })
+}
+
+/// The blocks of a tensor that is stored in some.
+fn blocks(slice: &Slice, checkpoint: &Checkpoint) -> Option<Blocks> {
+    match checkpoint.tensor(&slice.name)?.stored {
+        Type::Blocks(blocks) => Some(blocks),
+        _ => None,
+    }
+}
+
+fn load_blocks(blocks: Blocks, slices: &[Slice], inputs: usize, checkpoint: &Checkpoint) -> Result<Matrix, Error> {
+    let mut parts = Vec::new();
+    for slice in slices {
+        parts.extend(view(slice, checkpoint)?.rows(slice.rows.clone()));
+    }
+    let packed = linear_quantized::Quantized::new(blocks, &parts, inputs).map(Matrix::Blocks);
+    packed.map_err(|e| Error::Tensor { name: slices[0].name.clone(), detail: e.to_string() })
+}
+
+fn load_plain(
+    slices: &[Slice],
+    inputs: usize,
+    checkpoint: &Checkpoint,
+    quantization: Option<Quantization>,
+) -> Result<Matrix, Error> {
     let mut wide = Vec::new();
-    for slice in &dense.weights {
+    for slice in slices {
         if is_f64(slice, checkpoint) {
             wide.push(numbers(slice, checkpoint)?);
         }
     }
     // Only what the ops cannot read is copied first.
     let mut widened = wide.iter();
-    let part = |slice: &Slice| match is_f64(slice, checkpoint) {
-        true => Ok(Values::of_f32(widened.next().expect("every f64 part was widened"))),
-        false => values(slice, checkpoint),
-    };
-    let parts: Vec<Values<'_>> = dense.weights.iter().map(part).collect::<Result<_, Error>>()?;
-    let name = || dense.weights.first().map_or_else(String::new, |slice| slice.name.clone());
-    let weights = match quantization {
-        None => Packed::new(&parts, dense.inputs).map(Matrix::Stored),
-        Some(Quantization::Int8) => Quantized::new(&parts, dense.inputs).map(Matrix::Int8),
-    };
-    let weights = weights.map_err(|e| Error::Tensor { name: name(), detail: e.to_string() })?;
-    let mut bias = Vec::new();
-    for slice in &dense.biases {
-        bias.extend(numbers(slice, checkpoint)?);
+    let mut parts = Vec::new();
+    for slice in slices {
+        match is_f64(slice, checkpoint) {
+            true => parts.push(Values::of_f32(widened.next().expect("every f64 part was widened"))),
+            false => parts.extend(parts_of(slice, checkpoint)?),
+        }
     }
-    Ok(PackedDense { weights, bias: (!bias.is_empty()).then_some(bias) })
+    let weights = match quantization {
+        None => Packed::new(&parts, inputs).map(Matrix::Stored),
+        Some(Quantization::Int8) => Quantized::new(&parts, inputs).map(Matrix::Int8),
+    };
+    weights.map_err(|e| Error::Tensor { name: slices[0].name.clone(), detail: e.to_string() })
 }
 
 /// A norm's weights, with `offset` added to them.
@@ -250,7 +314,20 @@ fn check_tables(embeddings: &Embeddings, checkpoint: &Checkpoint) -> Result<(), 
 }
 
 fn is_f64(slice: &Slice, checkpoint: &Checkpoint) -> bool {
-    checkpoint.tensor(&slice.name).is_some_and(|view| view.dtype == Dtype::F64)
+    checkpoint.tensor(&slice.name).is_some_and(|view| view.stored == Type::F64)
+}
+
+/// The tensor of a slice.
+///
+/// # Errors
+/// When it is missing, or of another shape.
+pub(super) fn view<'a>(slice: &Slice, checkpoint: &'a Checkpoint) -> Result<View<'a>, Error> {
+    let wrong = |detail: String| Error::Tensor { name: slice.name.clone(), detail };
+    let view = checkpoint.tensor(&slice.name).ok_or_else(|| wrong("is missing".into()))?;
+    if view.shape != slice.shape || slice.rows.end > slice.shape[0] {
+        return Err(wrong(format!("has shape {:?}, the configuration says {:?}", view.shape, slice.shape)));
+    }
+    Ok(view)
 }
 
 /// The numbers of a slice, where they lie in the mapped file.
@@ -258,35 +335,31 @@ fn is_f64(slice: &Slice, checkpoint: &Checkpoint) -> bool {
 /// # Errors
 /// When the tensor is missing, of another shape, or of a type that the ops do not read.
 pub(super) fn values<'a>(slice: &Slice, checkpoint: &'a Checkpoint) -> Result<Values<'a>, Error> {
-    let wrong = |detail: String| Error::Tensor { name: slice.name.clone(), detail };
-    let view = checkpoint.tensor(&slice.name).ok_or_else(|| wrong("is missing".into()))?;
-    if view.shape != slice.shape || slice.rows.end > slice.shape[0] {
-        return Err(wrong(format!("has shape {:?}, the configuration says {:?}", view.shape, slice.shape)));
+    let mut parts = parts_of(slice, checkpoint)?;
+    match (parts.pop(), parts.is_empty()) {
+        (Some(values), true) => Ok(values),
+        _ => Err(Error::Tensor { name: slice.name.clone(), detail: "is not in one piece".into() }),
     }
-    let stored = match view.dtype {
-        Dtype::F32 => Stored::F32,
-        Dtype::F16 => Stored::F16,
-        Dtype::BF16 => Stored::Bf16,
-        other => return Err(wrong(format!("is stored as {other:?}; f16, bf16 and f32 are supported here"))),
+}
+
+/// The same in as many parts as they lie in.
+fn parts_of<'a>(slice: &Slice, checkpoint: &'a Checkpoint) -> Result<Vec<Values<'a>>, Error> {
+    let view = view(slice, checkpoint)?;
+    let Type::Plain(stored) = view.stored else {
+        let detail = format!("is stored as {}; f16, bf16 and f32 are supported here", view.stored);
+        return Err(Error::Tensor { name: slice.name.clone(), detail });
     };
-    let row = slice.shape[1..].iter().product::<usize>() * stored.bytes();
-    Ok(Values { bytes: &view.data[slice.rows.start * row..slice.rows.end * row], stored })
+    Ok(view.rows(slice.rows.clone()).into_iter().map(|bytes| Values { bytes, stored }).collect())
 }
 
 /// The numbers of a slice as f32.
 fn numbers(slice: &Slice, checkpoint: &Checkpoint) -> Result<Vec<f32>, Error> {
     if !is_f64(slice, checkpoint) {
-        return values(slice, checkpoint).map(|values| values.to_f32());
+        return Ok(parts_of(slice, checkpoint)?.iter().flat_map(Values::to_f32).collect());
     }
-    let wrong = |detail: String| Error::Tensor { name: slice.name.clone(), detail };
-    let view = checkpoint.tensor(&slice.name).ok_or_else(|| wrong("is missing".into()))?;
-    if view.shape != slice.shape || slice.rows.end > slice.shape[0] {
-        return Err(wrong(format!("has shape {:?}, the configuration says {:?}", view.shape, slice.shape)));
-    }
-    let row = slice.shape[1..].iter().product::<usize>() * size_of::<f64>();
-    let bytes = &view.data[slice.rows.start * row..slice.rows.end * row];
     let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("chunks of eight")) as f32;
-    Ok(bytes.chunks_exact(size_of::<f64>()).map(number).collect())
+    let parts = view(slice, checkpoint)?.rows(slice.rows.clone());
+    Ok(parts.into_iter().flat_map(|bytes| bytes.chunks_exact(size_of::<f64>())).map(number).collect())
 }
 
 #[cfg(test)]

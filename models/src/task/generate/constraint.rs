@@ -20,6 +20,8 @@ pub enum Format {
     Regex(String),
     /// What the rule `start` of this grammar allows, in llguidance's kind of Lark.
     Grammar(String),
+    /// A call of a tool, as [`super::tools::Tools`] has put it: a grammar too, and as long as the tools are.
+    Calls(String),
 }
 
 impl Format {
@@ -29,6 +31,16 @@ impl Format {
             Self::JsonObject | Self::JsonSchema(_) => "JSON schema",
             Self::Regex(_) => "regular expression",
             Self::Grammar(_) => "grammar",
+            Self::Calls(_) => "tools",
+        }
+    }
+
+    /// Its source and the most bytes of it.
+    fn source(&self) -> (&str, usize) {
+        match self {
+            Self::JsonObject => (r#"{"type": "object"}"#, SCHEMA_BYTES_MAX),
+            Self::JsonSchema(source) | Self::Calls(source) => (source, SCHEMA_BYTES_MAX),
+            Self::Regex(source) | Self::Grammar(source) => (source, EXPRESSION_BYTES_MAX),
         }
     }
 }
@@ -42,13 +54,18 @@ pub enum Error {
     )]
     Tokenizer(String),
     /// It is too long to look at.
-    #[error("the {name} has {bytes} bytes, more than {SOURCE_BYTES_MAX}; make it shorter")]
+    #[error("the {name} has {bytes} bytes, more than {most}; make it shorter")]
     TooLong {
         /// What it is.
         name: &'static str,
         /// How long.
         bytes: usize,
+        /// How long it may be.
+        most: usize,
     },
+    /// An object in it has too many properties.
+    #[error("an object of the JSON schema has {0} properties, more than {PROPERTIES_MAX}; divide it into several")]
+    Properties(usize),
     /// It cannot be used.
     #[error("the {name} cannot be used: {detail}")]
     Format {
@@ -77,8 +94,15 @@ impl Error {
     }
 }
 
-/// The longest schema, expression or grammar. The largest schemas that are in use have some hundred KiB.
-pub const SOURCE_BYTES_MAX: usize = 256 << 10;
+/// The longest schema, or all tools together. OpenAI takes 120 thousand characters.
+pub const SCHEMA_BYTES_MAX: usize = 128 << 10;
+
+/// The longest expression or grammar, and the most that a schema may have in patterns: what it takes to compile one grows with the square of
+/// its length, and nothing else bounds it.
+pub const EXPRESSION_BYTES_MAX: usize = 8 << 10;
+
+/// The most properties of one object: here, too, it takes their square.
+pub const PROPERTIES_MAX: usize = 1_000;
 
 /// White space between the parts of JSON: what people write, but no more of it. A model that is unsure goes on with spaces for as long as it
 /// may.
@@ -119,22 +143,16 @@ impl std::fmt::Debug for Constraint {
 impl Constraint {
     pub(super) fn new(factory: &ParserFactory, format: &Format) -> Result<Self, Error> {
         let name = format.name();
-        let (Format::JsonSchema(source) | Format::Regex(source) | Format::Grammar(source)) = format else {
-            return Self::compile(
-                factory,
-                name,
-                TopLevelGrammar::from_json_schema(json_schema(json!({"type": "object"}))),
-            );
-        };
-        if source.len() > SOURCE_BYTES_MAX {
-            return Err(Error::TooLong { name, bytes: source.len() });
+        let (source, most) = format.source();
+        if source.len() > most {
+            return Err(Error::TooLong { name, bytes: source.len(), most });
         }
         let grammar = match format {
             Format::Regex(_) => TopLevelGrammar::from_regex(source),
-            Format::Grammar(_) => TopLevelGrammar::from_lark(source.clone()),
+            Format::Grammar(_) | Format::Calls(_) => TopLevelGrammar::from_lark(source.to_owned()),
             Format::JsonObject | Format::JsonSchema(_) => {
                 let schema = serde_json::from_str(source).map_err(|e| Error::Format { name, detail: e.to_string() })?;
-                TopLevelGrammar::from_json_schema(json_schema(schema))
+                TopLevelGrammar::from_json_schema(json_schema(schema)?)
             }
         };
         Self::compile(factory, name, grammar)
@@ -210,11 +228,49 @@ impl Constraint {
 const WORD: usize = u32::BITS as usize;
 
 /// A schema with our idea of white space, unless it has its own.
-pub(super) fn json_schema(mut schema: Value) -> Value {
+///
+/// # Errors
+/// [`Error::TooLong`] for the patterns in it, [`Error::Properties`].
+pub(super) fn json_schema(mut schema: Value) -> Result<Value, Error> {
+    let bytes = pattern_bytes(&schema);
+    if bytes > EXPRESSION_BYTES_MAX {
+        return Err(Error::TooLong { name: "patterns of a JSON schema", bytes, most: EXPRESSION_BYTES_MAX });
+    }
+    let properties = properties_max(&schema);
+    if properties > PROPERTIES_MAX {
+        return Err(Error::Properties(properties));
+    }
     if let Some(schema) = schema.as_object_mut() {
         schema.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": WHITE_SPACE}));
     }
-    schema
+    Ok(schema)
+}
+
+/// How long all expressions of a schema are.
+fn pattern_bytes(schema: &Value) -> usize {
+    match schema {
+        Value::Array(list) => list.iter().map(pattern_bytes).sum(),
+        Value::Object(object) => {
+            let of_one = |(key, value): (&String, &Value)| match (key.as_str(), value) {
+                ("pattern" | "whitespace_pattern", Value::String(pattern)) => pattern.len(),
+                ("patternProperties", Value::Object(of)) => {
+                    of.keys().map(String::len).sum::<usize>() + pattern_bytes(value)
+                }
+                _ => pattern_bytes(value),
+            };
+            object.iter().map(of_one).sum()
+        }
+        _ => 0,
+    }
+}
+
+/// How many members the largest object of a schema has. Only properties are that many.
+fn properties_max(schema: &Value) -> usize {
+    match schema {
+        Value::Array(list) => list.iter().map(properties_max).max().unwrap_or(0),
+        Value::Object(object) => object.values().map(properties_max).max().unwrap_or(0).max(object.len()),
+        _ => 0,
+    }
 }
 
 /// The library's words, without what it says of itself behind them.

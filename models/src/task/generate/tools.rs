@@ -11,7 +11,7 @@
 //!
 //! The first that fits is taken. A model with none of them is given no tools.
 
-use super::constraint::{Format, json_schema};
+use super::constraint::{self, Format, json_schema};
 use crate::task::Tokenizer;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -95,6 +95,14 @@ pub enum Error {
     /// A name that calls cannot be told by.
     #[error("the tool's name {0:?} must be 1 to 64 of a-z, A-Z, 0-9, _ and -, and no other tool's")]
     Name(String),
+    /// What one of them takes.
+    #[error("the tool {name:?} cannot be demanded: {detail}")]
+    Parameters {
+        /// Which.
+        name: String,
+        /// Why.
+        detail: constraint::Error,
+    },
     /// So many.
     #[error("{0} tools are more than {TOOLS_MAX}; give fewer")]
     TooMany(usize),
@@ -188,7 +196,7 @@ impl Tools {
         let syntax = syntax.ok_or(Error::Unknown)?;
         let calls_max = if matches!(choice, Choice::Function(_)) { 1 } else { DEMANDED_CALLS_MAX };
         let is_demanded = !demanded.is_empty();
-        let format = is_demanded.then(|| Format::Grammar(grammar(syntax, tokenizer, &demanded, calls_max)));
+        let format = is_demanded.then(|| grammar(syntax, tokenizer, &demanded, calls_max)).transpose()?;
         let marks = [Some(syntax.open()), syntax.close()];
         let shown = marks.into_iter().flatten().filter_map(|mark| tokenizer.special_id(mark)).collect();
         let names = functions.iter().map(|function| function.name.clone()).collect();
@@ -221,20 +229,24 @@ impl Tools {
 const NAME_BYTES_MAX: usize = 64;
 
 /// The grammar, in Lark, of an answer that is nothing but calls of these.
-fn grammar(syntax: Syntax, tokenizer: &Tokenizer, functions: &[&Function], calls_max: usize) -> String {
+fn grammar(syntax: Syntax, tokenizer: &Tokenizer, functions: &[&Function], calls_max: usize) -> Result<Format, Error> {
     let text = |text: &str| Value::from(text).to_string();
     // A special token is none of the texts that a grammar allows, and is named by its number.
     let mark = |mark: &str| match tokenizer.special_id(mark) {
         Some(id) => format!("<[{id}]>"),
         None => text(mark),
     };
-    let more = calls_max - 1;
+    let repeated = |one: &str| if calls_max > 1 { format!(" ({one}){{0,{}}}", calls_max - 1) } else { String::new() };
     let mut lines = vec![match syntax {
         Syntax::Hermes => {
             let [open, close] = ["<tool_call>", "</tool_call>"].map(mark);
-            format!("start: one (\"\\n\" one){{0,{more}}}\none: {open} \"\\n\" call \"\\n\" {close}")
+            let more = repeated("\"\\n\" one");
+            format!("start: one{more}\none: {open} \"\\n\" call \"\\n\" {close}")
         }
-        Syntax::Mistral => format!("start: {} \" \"? \"[\" call (\", \" call){{0,{more}}} \"]\"", mark("[TOOL_CALLS]")),
+        Syntax::Mistral => {
+            let (mark, more) = (mark("[TOOL_CALLS]"), repeated("\", \" call"));
+            format!("start: {mark} \" \"? \"[\" call{more} \"]\"")
+        }
         // It was trained to write one call at a time.
         Syntax::Llama => "start: call".to_owned(),
     }];
@@ -244,9 +256,11 @@ fn grammar(syntax: Syntax, tokenizer: &Tokenizer, functions: &[&Function], calls
         let before = format!("{{\"name\": \"{}\", \"{}\": ", function.name, syntax.arguments());
         lines.push(format!("call_{at}: {} arguments_{at} \"}}\"", text(&before)));
         // A rule of its own, so that what it refers to is looked for in its own schema.
-        lines.push(format!("arguments_{at}: %json {}", json_schema(parameters(function.parameters.as_ref()))));
+        let schema = json_schema(parameters(function.parameters.as_ref()))
+            .map_err(|detail| Error::Parameters { name: function.name.clone(), detail })?;
+        lines.push(format!("arguments_{at}: %json {schema}"));
     }
-    lines.join("\n")
+    Ok(Format::Calls(lines.join("\n")))
 }
 
 /// The schema of arguments: an object, also where it does not say so.

@@ -6,6 +6,8 @@ use crate::generate::{Blocks, Limits};
 use models::backend::fake_generator::FakeGenerator;
 use models::engine::GeneratorInfo;
 use models::generate::Plan;
+use models::task::generate::constraint::Format;
+use models::task::generate::vocabulary::Vocabulary;
 use std::time::Duration;
 
 const VOCABULARY: usize = 97;
@@ -261,4 +263,68 @@ fn a_failed_step_fails_who_was_in_it_and_those_behind_go_on() {
     assert!(matches!(read(poisoned).2, Err(Failure::Sampling(_))));
     assert!(!alone(&[1, 2, 3], 4).contains(&51), "the test's own premise");
     assert_eq!(read(beside).0, alone(&[1, 2, 3], 4));
+}
+
+/// A byte-level tokenizer of the bytes that can be printed, whose last token ends a text: ids are the bytes'.
+fn bytes() -> (Arc<Tokenizer>, u32) {
+    let vocabulary: serde_json::Map<String, serde_json::Value> = (33..=126_u8)
+        .map(|byte| (char::from(byte).to_string(), (byte - 33).into()))
+        .chain([("<end>".into(), 94.into())])
+        .collect();
+    let byte_level =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let end = serde_json::json!({"id": 94, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    let json = serde_json::json!({
+        "version": "1.0", "added_tokens": [end], "normalizer": null, "post_processor": null, "truncation": null, "padding": null,
+        "pre_tokenizer": byte_level, "decoder": byte_level, "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+    });
+    (Arc::new(Tokenizer::from_json(json.to_string().as_bytes()).unwrap()), 94)
+}
+
+#[test]
+fn a_text_that_is_held_to_a_form_has_it_alone_in_company_and_when_it_goes_on_elsewhere() {
+    let (tokenizer, end) = bytes();
+    let vocabulary = Vocabulary::new(&tokenizer, &[end]).unwrap();
+    let writer = || {
+        let engine = Box::new(FakeGenerator::new(VOCABULARY, 40, BLOCK));
+        Writer::new(Scheduler::new(limits(), Blocks::new(40, BLOCK)).unwrap(), engine, tokenizer.clone())
+    };
+    // With an end that comes of itself, and with one that the model chooses.
+    for (form, seed) in [("(yes|no){2}!", 1), ("[a-c]{4}[0-9]*", 2), (r#"\{"a":(true|[1-9]{1,3})\}"#, 3)] {
+        let held = |generated: &[u32]| {
+            let constraint = Some(vocabulary.constraint(&Format::Regex(form.into())).unwrap());
+            let sampling = Sampling { seed, ..Sampling::default() };
+            let mut ask = Ask { constraint, sampling, stop_tokens: Arc::new([end]), ..ask(&prompt(9), 20) };
+            ask.request.generated = generated.to_vec();
+            ask
+        };
+        let mut alone = writer();
+        let from = alone.submit(Instant::now(), held(&[])).unwrap();
+        run(&mut alone);
+        let (tokens, text, ended) = read(from);
+        let ended = ended.unwrap();
+        let is_written = match form {
+            "(yes|no){2}!" => ["yesyes!", "yesno!", "noyes!", "nono!"].contains(&text.as_str()),
+            "[a-c]{4}[0-9]*" => {
+                text[..4].bytes().all(|b| b"abc".contains(&b)) && text[4..].bytes().all(|b| b.is_ascii_digit())
+            }
+            _ => serde_json::from_str::<serde_json::Value>(&text).is_ok(),
+        };
+        assert!(is_written, "{form}: {text}");
+        let may_be =
+            if seed == 2 { vec![End::Stopped(Stop::Token), End::Length] } else { vec![End::Stopped(Stop::Grammar)] };
+        assert!(may_be.contains(&ended), "{form}: {ended:?}");
+        let mut writer = writer();
+        let others: Vec<_> = (0..5).map(|n| writer.submit(Instant::now(), ask(&prompt(n), 9)).unwrap()).collect();
+        let same = writer.submit(Instant::now(), held(&[])).unwrap();
+        let rest = writer.submit(Instant::now(), held(&tokens[..3])).unwrap();
+        run(&mut writer);
+        assert_eq!(read(same), (tokens.clone(), text.clone(), Ok(ended)), "{form}");
+        assert_eq!(read(rest), (tokens[3..].to_vec(), text[3..].to_owned(), Ok(ended)), "{form}");
+        // What another form allowed is not gone on with.
+        let refused = writer.submit(Instant::now(), held(&[0, 0])).unwrap_err();
+        assert!(matches!(refused, Refused::Constraint(_)), "{refused:?}");
+        drop(others);
+    }
 }

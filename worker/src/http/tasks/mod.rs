@@ -20,7 +20,7 @@ use super::Shared;
 use super::body::{Json, Reserved, answer, json_response};
 use super::error::{Path, Refusal};
 use crate::NewTask;
-use crate::convert::{check_json, outcome_of, outcome_of_text, request_of, text_of};
+use crate::convert::{Asked, asked, check_json, outcome_of, outcome_of_text, request_of};
 use crate::text::NewText;
 
 pub(super) use kept::Kept;
@@ -78,8 +78,8 @@ fn begin(app: &Shared, submit: SubmitTask) -> Result<Running, Refusal> {
     // A deadline beyond the clock's end is none.
     let deadline = submit.deadline_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
     let (model, priority, kind) = (submit.model, submit.priority, submit.task.kind());
-    match text_of(submit.task) {
-        Ok(input) => {
+    match asked(submit.task) {
+        Asked::Text(input) => {
             let writing = app.handle.begin_writing(NewText { priority, deadline, ..NewText::new(model, input) })?;
             Ok(Box::pin(async move {
                 let done = writing.await?.whole().await?;
@@ -87,7 +87,7 @@ fn begin(app: &Shared, submit: SubmitTask) -> Result<Running, Refusal> {
                 Ok((outcome_of_text(kind, done), bytes))
             }))
         }
-        Err(task) => {
+        Asked::Answer(task) => {
             let running = app.handle.begin(NewTask { request: request_of(task)?, model, priority, deadline })?;
             Ok(Box::pin(async move {
                 let done = running.await?;

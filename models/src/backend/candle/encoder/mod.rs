@@ -15,7 +15,7 @@ use crate::backend::cpu::weights::load_bias;
 use crate::backend::packed::{Packed, Pooled};
 use crate::engine::Tokens;
 use crate::load::Error;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::attention::Relative;
 use kernels::rotary::Table;

@@ -2,18 +2,16 @@
 //! cache, a row of logits comes out for each run that asks. All threads of the pool that the caller installed take part: with few
 //! tokens they share every product, else each has tokens of its own. A sequence's logits are the same to the last bit in any company.
 
-use super::super::product::{Call, Product, SHARED_TOKENS, TOKENS_PER_TASK, alone, shared};
+use super::super::product::{Call, Product, RowsIn8Bits, SHARED_TOKENS, TOKENS_PER_TASK, alone, shared};
 use super::super::scratch::mine;
-use super::super::weights::{NormWeights, PackedDense, values, words};
-use super::weights::{LayerWeights, Weights};
+use super::super::weights::{NormWeights, PackedDense, words};
+use super::weights::{LayerWeights, Weights, Words};
 use crate::arch::decoder::Decoder;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use kernels::attention::Rows;
 use kernels::attention_paged::{self, Cache, Params, Sequence};
-use kernels::embed::{self, Term};
 use kernels::launch::aligned::Aligned;
 use kernels::launch::columns::Columns;
-use kernels::linear_int8::Rows as RowsInt8;
 use kernels::{glu, rotary};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -57,7 +55,7 @@ struct Scratch {
     inner: Aligned,
     /// `[rows, f]`
     gated: Aligned,
-    int8: RowsInt8,
+    int8: RowsIn8Bits,
 }
 
 impl Workspace {
@@ -99,7 +97,7 @@ impl Forward<'_> {
         let are_few = t <= SHARED_TOKENS * self.threads;
         let chunk = if are_few { t } else { t.div_ceil(self.threads).min(TOKENS_PER_TASK) };
         let threads = self.threads;
-        let by_all = |call: Call<'_>, int8: &mut RowsInt8| shared(call, int8, threads);
+        let by_all = |call: Call<'_>, int8: &mut RowsIn8Bits| shared(call, int8, threads);
         let product: &Product<'_> = if are_few { &by_all } else { &alone };
 
         self.embed(&ids, x)?;
@@ -126,8 +124,8 @@ impl Forward<'_> {
     }
 
     fn embed(&self, ids: &[u32], x: &mut [f32]) -> Result<()> {
-        let table = values(&self.decoder.words, self.checkpoint).map_err(words)?;
-        embed::embed(&[Term { table, indices: ids }], self.decoder.hidden, None, x).map_err(words)?;
+        let table = Words::of(&self.decoder.words, self.checkpoint).map_err(words)?;
+        table.vectors(ids, self.decoder.hidden, x)?;
         if self.decoder.words_scale != 1.0 {
             x.iter_mut().for_each(|value| *value *= self.decoder.words_scale);
         }
@@ -279,7 +277,7 @@ impl Forward<'_> {
             return Ok(logits);
         }
         self.weights.norm.apply(last)?;
-        shared(Call::new(&self.weights.output, last, logits), &mut RowsInt8::default(), self.threads)?;
+        shared(Call::new(&self.weights.output, last, logits), &mut RowsIn8Bits::default(), self.threads)?;
         if let Some(cap) = self.decoder.output_softcap {
             logits.par_iter_mut().with_min_len(4096).for_each(|logit| *logit = cap * (*logit / cap).tanh());
         }
@@ -294,7 +292,7 @@ fn add(
     norm: Option<&NormWeights>,
     x: &mut [f32],
     sums: &mut [f32],
-    int8: &mut RowsInt8,
+    int8: &mut RowsIn8Bits,
     product: &Product<'_>,
 ) -> Result<()> {
     let Some(norm) = norm else {

@@ -8,7 +8,7 @@ use crate::arch::Decode;
 use crate::arch::decoder::Decoder;
 use crate::engine::{Device, Error, Generator, GeneratorInfo};
 use crate::generate::{Part, Plan};
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::Checkpoint;
 use crate::load::{self, Source};
 use forward::{Forward, Run, Workspace};
 use kernels::attention_paged::{Cache, Kind, Shape};
@@ -32,7 +32,7 @@ struct Cpu {
     info: GeneratorInfo,
 }
 
-/// Loads a decoder's safetensors, with a KV cache of at most so many bytes.
+/// Loads a decoder's weights, with a KV cache of at most so many bytes.
 ///
 /// # Errors
 /// When the weights do not fit the configuration, the cache has no room for one block, or the threads cannot be started.

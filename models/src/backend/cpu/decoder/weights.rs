@@ -1,12 +1,15 @@
 //! A decoder's weights as the ops of `kernels` take them. The table of words stays in the mapped file, of which only the rows that
 //! occur are ever read.
 
-use super::super::weights::{NormWeights, PackedDense, load_dense, load_norm, values};
-use crate::arch::decoder::{Decoder, Dense, Layer, Norm};
+use super::super::weights::{NormWeights, PackedDense, load_dense, load_norm, values, view, words};
+use crate::arch::decoder::{Decoder, Dense, Layer, Norm, Slice};
 use crate::load::Error;
-use crate::load::safetensors::Checkpoint;
+use crate::load::checkpoint::{Checkpoint, Type};
 use crate::manifest::Quantization;
+use kernels::embed::{self, Term};
+use kernels::linear_quantized::{Blocks, dequantize};
 use kernels::rotary::Table;
+use kernels::stored::Values;
 use rayon::prelude::*;
 
 /// One layer, see [`Layer`].
@@ -39,7 +42,7 @@ impl Weights {
         positions: usize,
         quantization: Option<Quantization>,
     ) -> Result<Self, Error> {
-        values(&decoder.words, checkpoint)?;
+        Words::of(&decoder.words, checkpoint)?;
         let norm = |norm: &Norm| load_norm(norm, decoder.norm_offset, checkpoint);
         let maybe = |of: &Option<Norm>| of.as_ref().map(norm).transpose();
         let dense = |dense: &Dense| load_dense(dense, checkpoint, quantization);
@@ -73,5 +76,40 @@ impl Weights {
     pub(super) fn bytes(&self) -> u64 {
         let layers = self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.attention_out, &layer.up, &layer.down]);
         layers.chain([&self.output]).map(|dense| dense.weights.bytes() as u64).sum()
+    }
+}
+
+/// The table of words, where it lies in the mapped file.
+pub(super) enum Words<'a> {
+    /// One number after the other.
+    Plain(Values<'a>),
+    /// Rows of blocks.
+    Blocks(Blocks, &'a [u8]),
+}
+
+impl<'a> Words<'a> {
+    /// # Errors
+    /// When the tensor is missing, of another shape, or of a type that is not read.
+    pub(super) fn of(slice: &Slice, checkpoint: &'a Checkpoint) -> Result<Self, Error> {
+        let view = view(slice, checkpoint)?;
+        match view.stored {
+            Type::Blocks(blocks) => Ok(Self::Blocks(blocks, view.data)),
+            _ => values(slice, checkpoint).map(Self::Plain),
+        }
+    }
+
+    /// The vectors of some tokens, `[ids, width]`, by the pool that the caller installed.
+    pub(super) fn vectors(&self, ids: &[u32], width: usize, out: &mut [f32]) -> Result<(), String> {
+        match *self {
+            Self::Plain(table) => embed::embed(&[Term { table, indices: ids }], width, None, out).map_err(words),
+            Self::Blocks(blocks, bytes) => {
+                let row = blocks.row_bytes(width).map_err(words)?;
+                out.par_chunks_exact_mut(width).zip(ids).try_for_each(|(out, id)| {
+                    let first = *id as usize * row;
+                    let bytes = bytes.get(first..first + row).ok_or_else(|| format!("token {id} has no vector"))?;
+                    dequantize(blocks, bytes, out).map_err(words)
+                })
+            }
+        }
     }
 }

@@ -21,7 +21,7 @@ const MARKS: &[&str] = &["<end>", "<tool_call>", "</tool_call>", "<|python_tag|>
 const SYNTAXES: [Syntax; 3] = [Syntax::Hermes, Syntax::Llama, Syntax::Mistral];
 
 fn parser(syntax: Syntax) -> Parser {
-    Tools::new(Some(syntax), &byte_level(&[], &[]), Some(TOOLS), &Choice::Auto).unwrap().parser().unwrap()
+    Parser::new(syntax, Arc::new(["weather".into(), "get_time".into()]))
 }
 
 /// All that is found in these pieces.
@@ -156,7 +156,7 @@ fn writing() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
     fn where_the_pieces_end_makes_no_difference(text in writing(), cuts in prop::collection::vec(0usize..200, 0..12)) {
@@ -184,15 +184,13 @@ proptest! {
 }
 
 /// An answer of random logits to a request that demands a call: its text as callers get it, in pieces.
-fn demanded(syntax: Syntax, special: &[&str], choice: &Choice, seed: u64) -> (Vec<Call>, String) {
-    let tokenizer =
-        byte_level(&["{\"", "name", "\": \"", "place", "\", \"", "\"}", "}}", "  ", "<tool", "_call>"], special);
+fn demanded(model: &(Tokenizer, Vocabulary), syntax: Syntax, choice: &Choice, seed: u64) -> (Vec<Call>, String) {
+    let (tokenizer, vocabulary) = model;
     let end = tokenizer.id("<end>").unwrap();
-    let vocabulary = Vocabulary::new(&tokenizer, &[end]).unwrap();
-    let tools = Tools::new(Some(syntax), &tokenizer, Some(TOOLS), choice).unwrap();
+    let tools = Tools::new(Some(syntax), tokenizer, Some(TOOLS), choice).unwrap();
     let mut constraint = vocabulary.constraint(tools.format().unwrap()).unwrap();
     let mut sampler = Sampler::new(Sampling { seed, ..Sampling::default() }, &[], &[]);
-    let mut stream = TextStream::showing(&tokenizer, &[], tools.shown().clone()).unwrap();
+    let mut stream = TextStream::showing(tokenizer, &[], tools.shown().clone()).unwrap();
     let mut parser = tools.parser().unwrap();
     let (mut scratch, mut all) = (Scratch::new(), vec![]);
     let size = tokenizer.vocabulary();
@@ -202,10 +200,10 @@ fn demanded(syntax: Syntax, special: &[&str], choice: &Choice, seed: u64) -> (Ve
             sampler.choose(&mut vec![0.0; size], Some(constraint.mask(size).unwrap()), position, &mut scratch).unwrap();
         constraint.push(choice.token).unwrap();
         if choice.token != end {
-            all.push(parser.push(&stream.push(&tokenizer, choice.token).unwrap()));
+            all.push(parser.push(&stream.push(tokenizer, choice.token).unwrap()));
         }
         if constraint.has_ended() {
-            all.push(parser.push(&stream.finish(&tokenizer).unwrap()));
+            all.push(parser.push(&stream.finish(tokenizer).unwrap()));
             all.push(parser.finish());
             let text = all.iter().map(|found| found.text.as_str()).collect();
             return (all.into_iter().flat_map(|found| found.calls).collect(), text);
@@ -216,32 +214,37 @@ fn demanded(syntax: Syntax, special: &[&str], choice: &Choice, seed: u64) -> (Ve
 
 #[test]
 fn a_demanded_call_is_written_whatever_the_logits_say() {
-    for syntax in SYNTAXES {
-        // Marks that are special tokens, and marks that are spelled.
-        for special in [MARKS, &MARKS[..1]] {
+    // Marks that are special tokens, and marks that are spelled.
+    for special in [MARKS, &MARKS[..1]] {
+        let spelled = ["{\"", "name", "\": \"", "place", "\", \"", "\"}", "}}", "  ", "<tool", "_call>"];
+        let tokenizer = byte_level(&spelled, special);
+        let vocabulary = Vocabulary::new(&tokenizer, &[tokenizer.id("<end>").unwrap()]).unwrap();
+        let model = (tokenizer, vocabulary);
+        for syntax in SYNTAXES {
             let mut most = 0;
             for seed in 0..25 {
-                let (calls, text) = demanded(syntax, special, &Choice::Required, seed);
-                assert!(
-                    !calls.is_empty() && calls.len() <= DEMANDED_CALLS_MAX && text.is_empty(),
-                    "{syntax:?} {text:?} {calls:?}"
-                );
+                let (calls, text) = demanded(&model, syntax, &Choice::Required, seed);
+                let is_any = (1..=DEMANDED_CALLS_MAX).contains(&calls.len());
+                assert!(is_any && text.is_empty(), "{syntax:?} {text:?} {calls:?}");
                 most = most.max(calls.len());
-                for call in calls {
-                    let arguments: Value = serde_json::from_str(&call.arguments).unwrap();
-                    match call.name.as_str() {
-                        "weather" => {
-                            assert!(arguments["place"].as_str().unwrap().chars().count() <= 6, "{arguments}");
-                            assert!(arguments["unit"] == "C" || arguments["unit"] == "F", "{arguments}");
-                        }
-                        name => assert_eq!((name, arguments), ("get_time", json!({}))),
-                    }
-                }
-                let (calls, text) = demanded(syntax, special, &Choice::Function("weather".into()), seed);
+                calls.iter().for_each(check_demanded);
+                let (calls, text) = demanded(&model, syntax, &Choice::Function("weather".into()), seed);
                 assert_eq!((calls.len(), calls[0].name.as_str(), text.as_str()), (1, "weather", ""));
             }
             assert_eq!(most > 1, syntax != Syntax::Llama, "{syntax:?}: {most}");
         }
+    }
+}
+
+/// Its arguments are of the schema.
+fn check_demanded(call: &Call) {
+    let arguments: Value = serde_json::from_str(&call.arguments).unwrap();
+    match call.name.as_str() {
+        "weather" => {
+            assert!(arguments["place"].as_str().unwrap().chars().count() <= 6, "{arguments}");
+            assert!(arguments["unit"] == "C" || arguments["unit"] == "F", "{arguments}");
+        }
+        name => assert_eq!((name, arguments), ("get_time", json!({}))),
     }
 }
 
@@ -289,6 +292,10 @@ fn tools_that_cannot_be_used_are_refused() {
     let one = r#"{"type": "function", "function": {"name": "a"}}"#;
     refused(hermes, &format!("[{one}, {one}]"), Choice::Auto, "no other tool's");
     refused(hermes, &format!("[{}{one}]", format!("{one},").repeat(TOOLS_MAX)), Choice::Auto, "129 tools");
+    let pattern = "a".repeat(constraint::EXPRESSION_BYTES_MAX + 1);
+    let parameters = format!(r#"{{"properties": {{"a": {{"pattern": "{pattern}"}}}}}}"#);
+    let long = format!(r#"[{{"type": "function", "function": {{"name": "a", "parameters": {parameters}}}}}]"#);
+    refused(hermes, &long, Choice::Required, "the tool \"a\" cannot be demanded");
     refused(hermes, "[]", Choice::Required, "there are no tools");
     refused(hermes, TOOLS, Choice::Function("time".into()), "weather, get_time");
 }

@@ -1,11 +1,14 @@
 //! A GGUF file goes in, its metadata and its tensors as views of the mapped file come out. A broken file is refused when it is opened;
-//! no value is copied or converted here, and nothing is believed that the file's length does not bear out.
+//! no number is copied or converted here, and nothing is believed that the file's length does not bear out.
 //!
 //! # Source
 //! The format's description, `docs/gguf.md` of ggml, versions 2 and 3, little-endian.
 
-use super::Error;
-use super::mmap::Mapped;
+use crate::load::Error;
+use crate::load::checkpoint::Type;
+use crate::load::mmap::Mapped;
+use kernels::linear_quantized::Blocks;
+use kernels::stored::Stored;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -17,9 +20,14 @@ const ALIGNMENT: u64 = 32;
 /// Dimensions of a tensor at most, as the format has it.
 const DIMENSIONS_MAX: u32 = 4;
 
+/// Items of a list that are read at most, for each becomes some hundred bytes. The largest vocabularies have 260,000 tokens and 600,000
+/// merges.
+pub(super) const ITEMS_MAX: usize = 1 << 21;
+
 /// A file that was opened.
 #[derive(Debug)]
 pub struct Gguf {
+    path: String,
     bytes: Mapped,
     metadata: HashMap<String, Value>,
     tensors: HashMap<String, Info>,
@@ -39,65 +47,84 @@ pub enum Value {
     Bool(bool),
     /// A text; what is not UTF-8 stands as replacements.
     Text(String),
-    /// Values of one type.
-    List(Vec<Value>),
+    /// Values of one type, which [`Gguf::items`] reads where they lie: a vocabulary is a hundred thousand of them.
+    List(List),
 }
 
-/// How a tensor's numbers are stored.
+impl Value {
+    /// A whole number from 0 on.
+    pub fn whole(&self) -> Option<u64> {
+        match self {
+            Value::Unsigned(number) => Some(*number),
+            Value::Signed(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    /// Any number.
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Value::Unsigned(number) => Some(*number as f64),
+            Value::Signed(number) => Some(*number as f64),
+            Value::Float(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// A text.
+    pub fn text(&self) -> Option<&str> {
+        if let Value::Text(text) = self { Some(text) } else { None }
+    }
+}
+
+/// Where the values of a list lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(non_camel_case_types, reason = "the names that the format has")]
-pub enum Kind {
-    /// 32 bits.
-    F32,
-    /// 16 bits.
-    F16,
-    /// 16 bits, with the range of f32.
-    Bf16,
-    /// Blocks of 32 in 8 bits.
-    Q8_0,
-    /// Blocks of 256 in 4 bits, with scales and minimums.
-    Q4_K,
-    /// Blocks of 256 in 5 bits, with scales and minimums.
-    Q5_K,
-    /// Blocks of 256 in 6 bits, with scales.
-    Q6_K,
+pub struct List {
+    kind: u32,
+    count: usize,
+    start: usize,
 }
 
-/// By their numbers in files: kind, name, numbers of a block and its bytes.
-const KINDS: &[(u32, Kind, &str, usize, usize)] = &[
-    (0, Kind::F32, "F32", 1, 4),
-    (1, Kind::F16, "F16", 1, 2),
-    (8, Kind::Q8_0, "Q8_0", 32, 34),
-    (12, Kind::Q4_K, "Q4_K", 256, 144),
-    (13, Kind::Q5_K, "Q5_K", 256, 176),
-    (14, Kind::Q6_K, "Q6_K", 256, 210),
-    (30, Kind::Bf16, "BF16", 1, 2),
+/// How a tensor's numbers are stored: number in files, name, numbers that are stored together, their bytes, and what reads them.
+type Kind = (u32, &'static str, usize, usize, Type);
+
+/// The kinds that are computed with.
+const KINDS: &[Kind] = &[
+    (0, "F32", 1, 4, Type::Plain(Stored::F32)),
+    (1, "F16", 1, 2, Type::Plain(Stored::F16)),
+    (8, "Q8_0", 32, 34, Type::Blocks(Blocks::Q8_0)),
+    (12, "Q4_K", 256, 144, Type::Blocks(Blocks::Q4_K)),
+    (13, "Q5_K", 256, 176, Type::Blocks(Blocks::Q5_K)),
+    (14, "Q6_K", 256, 210, Type::Blocks(Blocks::Q6_K)),
+    (30, "BF16", 1, 2, Type::Plain(Stored::Bf16)),
 ];
 
-impl Kind {
-    /// Its name, as files and their makers have it.
-    pub fn name(self) -> &'static str {
-        self.line().2
-    }
-
-    /// Numbers that are stored together.
-    pub fn block(self) -> usize {
-        self.line().3
-    }
-
-    /// Bytes of so many together.
-    pub fn block_bytes(self) -> usize {
-        self.line().4
-    }
-
-    fn line(self) -> &'static (u32, Kind, &'static str, usize, usize) {
-        KINDS.iter().find(|line| line.1 == self).expect("KINDS lists every kind")
-    }
-}
+/// The names of others, for who meets them.
+const OTHER_KINDS: &[(u32, &str)] = &[
+    (2, "Q4_0"),
+    (3, "Q4_1"),
+    (6, "Q5_0"),
+    (7, "Q5_1"),
+    (10, "Q2_K"),
+    (11, "Q3_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+];
 
 #[derive(Debug)]
 struct Info {
-    kind: Kind,
+    stored: Type,
     shape: Vec<usize>,
     start: usize,
     end: usize,
@@ -107,7 +134,7 @@ struct Info {
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     /// How.
-    pub kind: Kind,
+    pub stored: Type,
     /// Dimensions, outermost first.
     pub shape: &'a [usize],
     /// Its bytes. They fit kind and shape.
@@ -123,7 +150,12 @@ impl Gguf {
         let bytes = Mapped::open(&folder.join(path)).map_err(|e| Error::io(path, &e))?;
         let (metadata, tensors, data_start) =
             read(&bytes).map_err(|detail| Error::Gguf { path: path.into(), detail })?;
-        Ok(Self { bytes, metadata, tensors, data_start })
+        Ok(Self { path: path.into(), bytes, metadata, tensors, data_start })
+    }
+
+    /// An error of this file.
+    pub fn wrong(&self, detail: impl Into<String>) -> Error {
+        Error::Gguf { path: self.path.clone(), detail: detail.into() }
     }
 
     /// A value of the metadata.
@@ -131,11 +163,83 @@ impl Gguf {
         self.metadata.get(key)
     }
 
+    /// The values of a list of this file, which were looked at when it was opened.
+    pub fn items(&self, list: List) -> impl Iterator<Item = Value> + '_ {
+        let mut reader = Reader { bytes: &self.bytes, at: list.start };
+        (0..list.count).map_while(move |_| reader.value(list.kind).ok())
+    }
+
+    /// Whether there is a value of this name.
+    pub fn has(&self, key: &str) -> bool {
+        self.metadata.contains_key(key)
+    }
+
+    /// A whole number from 0 on; nothing where there is none.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn whole(&self, key: &str) -> Result<Option<u64>, Error> {
+        self.get(key, "a whole number", Value::whole)
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn number(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.get(key, "a number", Value::number)
+    }
+
+    /// A text.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn text(&self, key: &str) -> Result<Option<&str>, Error> {
+        self.get(key, "a text", Value::text)
+    }
+
+    /// True or false.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, Error> {
+        self.get(key, "true or false", |value| if let Value::Bool(flag) = value { Some(*flag) } else { None })
+    }
+
+    /// What is made of the items of a list; nothing where there is none.
+    ///
+    /// # Errors
+    /// When it is no list, one of something else than `wanted`, or longer than any model needs.
+    pub fn list<T>(&self, key: &str, wanted: &str, of: impl Fn(Value) -> Option<T>) -> Result<Option<Vec<T>>, Error> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let list = if let Value::List(list) = value { *list } else { return Err(self.other_than(key, wanted)) };
+        if list.count > ITEMS_MAX {
+            return Err(self.wrong(format!("{key} has {} entries; {ITEMS_MAX} are possible", list.count)));
+        }
+        let items: Option<Vec<T>> = self.items(list).map(of).collect();
+        items.map(Some).ok_or_else(|| self.other_than(key, wanted))
+    }
+
+    fn get<'a, T>(&'a self, key: &str, wanted: &str, of: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, Error> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        of(value).map(Some).ok_or_else(|| self.other_than(key, wanted))
+    }
+
+    fn other_than(&self, key: &str, wanted: &str) -> Error {
+        let shown = match self.value(key) {
+            None => "missing".into(),
+            Some(Value::List(list)) => format!("a list of {}", list.count),
+            Some(Value::Text(text)) => format!("{:?}", text.chars().take(80).collect::<String>()),
+            Some(other) => format!("{other:?}"),
+        };
+        self.wrong(format!("{key} is {shown}; {wanted} is needed"))
+    }
+
     /// A tensor.
     pub fn tensor(&self, name: &str) -> Option<View<'_>> {
         let info = self.tensors.get(name)?;
         let data = &self.bytes[self.data_start + info.start..self.data_start + info.end];
-        Some(View { kind: info.kind, shape: &info.shape, data })
+        Some(View { stored: info.stored, shape: &info.shape, data })
     }
 
     /// Every tensor's name, in no order.
@@ -186,6 +290,20 @@ fn read(bytes: &[u8]) -> Result<Contents, String> {
     }
 }
 
+/// The number of texts among the types of values.
+const TEXT: u32 = 8;
+
+/// Bytes of a value that has always as many.
+fn width(kind: u32) -> Option<usize> {
+    match kind {
+        0 | 1 | 7 => Some(1),
+        2 | 3 => Some(2),
+        4..=6 => Some(4),
+        10..=12 => Some(8),
+        _ => None,
+    }
+}
+
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -232,18 +350,19 @@ impl<'a> Reader<'a> {
             5 => Value::Signed(i32::from_le_bytes(self.array()?).into()),
             6 => Value::Float(f32::from_le_bytes(self.array()?).into()),
             7 => Value::Bool(self.array::<1>()? != [0]),
-            8 => Value::Text(self.text()?),
+            TEXT => Value::Text(self.text()?),
             9 => {
                 let (kind, count) = (self.u32()?, self.size()?);
-                if kind == 9 {
-                    return Err("a list of lists is in its header, which no model needs".into());
+                let start = self.at;
+                match (kind, width(kind)) {
+                    (TEXT, _) => {
+                        (0..count).try_for_each(|_| self.size().and_then(|length| self.take(length)).map(drop))?
+                    }
+                    (_, Some(width)) => drop(self.take(count.saturating_mul(width))?),
+                    (9, None) => return Err("a list of lists is in its header, which no model needs".into()),
+                    (other, None) => return Err(format!("a list of the unknown type {other} is in its header")),
                 }
-                // Grows as it is read: the file's end stops a count that is made up.
-                let mut list = Vec::new();
-                for _ in 0..count {
-                    list.push(self.value(kind)?);
-                }
-                Value::List(list)
+                Value::List(List { kind, count, start })
             }
             10 => Value::Unsigned(self.u64()?),
             11 => Value::Signed(i64::from_le_bytes(self.array()?)),
@@ -262,10 +381,11 @@ impl<'a> Reader<'a> {
         let mut shape = (0..count).map(|_| self.size()).collect::<Result<Vec<usize>, _>>()?;
         let number = self.u32()?;
         let offset = self.u64()?;
-        let line = KINDS.iter().find(|line| line.0 == number);
-        let (_, kind, label, block, block_bytes) = *line.ok_or_else(|| {
-            let known: Vec<_> = KINDS.iter().map(|line| line.2).collect();
-            wrong(format!("is stored as type {number}; {} are supported", known.join(", ")))
+        let (_, label, block, block_bytes, stored) = *KINDS.iter().find(|kind| kind.0 == number).ok_or_else(|| {
+            let known: Vec<_> = KINDS.iter().map(|kind| kind.1).collect();
+            let name = OTHER_KINDS.iter().find(|kind| kind.0 == number);
+            let name = name.map_or_else(|| format!("type {number}"), |(_, name)| (*name).into());
+            wrong(format!("is stored as {name}; {} are supported", known.join(", ")))
         })?;
         if !shape[0].is_multiple_of(block) {
             return Err(wrong(format!("rows of {} numbers are not whole blocks of {block} of {label}", shape[0])));
@@ -278,8 +398,11 @@ impl<'a> Reader<'a> {
         let start = usize::try_from(offset).ok();
         let end = start.zip(bytes).and_then(|(start, bytes)| start.checked_add(bytes));
         let (start, end) = start.zip(end).ok_or_else(|| wrong("is larger than memory can be".into()))?;
+        if start == end {
+            return Err(wrong("has no numbers".into()));
+        }
         shape.reverse();
-        Ok(Info { kind, shape, start, end })
+        Ok(Info { stored, shape, start, end })
     }
 }
 
@@ -339,12 +462,15 @@ mod tests {
         assert_eq!(file.value("general.architecture"), Some(&text("llama")));
         assert_eq!(file.value("llama.block_count"), Some(&Value::Unsigned(2)));
         assert_eq!(file.value("llama.eps"), Some(&Value::Float(0.5)));
-        assert_eq!(file.value("tokenizer.ggml.tokens"), Some(&Value::List(vec![text("a"), text("")])));
+        let texts = |value: Value| value.text().map(str::to_owned);
+        assert_eq!(file.list("tokenizer.ggml.tokens", "texts", texts), Ok(Some(vec!["a".to_owned(), String::new()])));
         assert_eq!((file.value("yes"), file.value("less")), (Some(&Value::Bool(true)), Some(&Value::Signed(-3))));
         let view = file.tensor("a.weight").unwrap();
-        assert_eq!((view.kind, view.shape, view.data.len(), view.data[5]), (Kind::F32, &[2, 3][..], 24, 5));
+        assert_eq!((view.shape, view.data.len(), view.data[5]), (&[2, 3][..], 24, 5));
+        assert_eq!(view.stored, Type::Plain(Stored::F32));
         let view = file.tensor("b.weight").unwrap();
-        assert_eq!((view.kind, view.shape, view.data.len(), view.data[0]), (Kind::Q8_0, &[1, 64][..], 68, 32));
+        assert_eq!((view.shape, view.data.len(), view.data[0]), (&[1, 64][..], 68, 32));
+        assert_eq!(view.stored, Type::Blocks(Blocks::Q8_0));
         let mut names: Vec<&str> = file.names().collect();
         names.sort_unstable();
         assert_eq!(names, ["a.weight", "b.weight"]);
@@ -359,15 +485,22 @@ mod tests {
         check(b"GGML\x03\0\0\0", "begin");
         check(&[&MAGIC[..], &1_u32.to_le_bytes(), &[0; 16]].concat(), "version 1");
         check(&file(&[], &[("t", &[33], 8, 0)], 99), "whole blocks of 32");
-        check(&file(&[], &[("t", &[32], 2, 0)], 99), "type 2");
+        check(&file(&[], &[("t", &[32], 2, 0)], 99), "tensor t: is stored as Q4_0");
+        check(&file(&[], &[("t", &[32], 99, 0)], 99), "type 99");
         check(&file(&[], &[("t", &[32], 0, 3)], 999), "multiple of 32");
         check(&file(&[], &[("t", &[32], 0, 32)], 128), "cut off");
         check(&file(&[], &[("t", &[], 0, 0)], 0), "0 dimensions");
+        check(&file(&[], &[("t", &[32, 0], 0, 0)], 0), "no numbers");
         check(&file(&[], &[("t", &[1 << 62, 1 << 62], 0, 0)], 0), "larger than memory");
         check(&file(&[], &[("t", &[1], 0, 0), ("t", &[1], 0, 0)], 9), "twice");
         check(&file(&[("general.alignment", 4, 12_u32.to_le_bytes().to_vec())], &[], 0), "power of two");
         check(&file(&[("k", 9, [&4_u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat())], &[], 0), "ends within");
         check(&file(&[("k", 9, [&9_u32.to_le_bytes()[..], &1_u64.to_le_bytes()].concat())], &[], 0), "list of lists");
+        check(
+            &file(&[("k", 9, [&13_u32.to_le_bytes()[..], &0_u64.to_le_bytes()].concat())], &[], 0),
+            "unknown type 13",
+        );
+        check(&file(&[("k", 9, [&8_u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat())], &[], 0), "ends within");
         check(&file(&[("k", 13, vec![])], &[], 0), "unknown type 13");
     }
 

@@ -1,0 +1,255 @@
+//! GGUF files of every architecture and of every type of block against the checkpoints that they were made of, and files that are
+//! broken or hostile.
+
+use crate::decoders::{self, CACHE_BYTES, NAMES, Text, argmax, check_engine, step};
+use crate::gguf_file::{As, File, Meta, Model, Tensor};
+use crate::support::{On, data, options};
+use kernels::linear_quantized::Blocks;
+use models::engine::Generator;
+use models::load::{self, load_generator};
+use models::manifest::{self, Manifest, Task};
+use std::path::Path;
+
+/// A manifest for a folder with one file, in a folder of its own.
+fn manifest(folder: &Path, architecture: &str) -> Manifest {
+    let bytes = std::fs::metadata(folder.join("m.gguf")).unwrap().len();
+    let file = manifest::File { path: "m.gguf".into(), sha256: "0".repeat(64), bytes };
+    let fake = models::backend::fake::manifest_for("gguf", Task::Generate);
+    Manifest { architecture: architecture.into(), files: vec![file], ..fake }
+}
+
+fn load(architecture: &str, bytes: &[u8]) -> Result<Box<dyn Generator>, load::Error> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("m.gguf"), bytes).unwrap();
+    load_generator(&manifest(folder.path(), architecture), folder.path(), &options(On::Kernels), CACHE_BYTES)
+}
+
+fn architecture(model: &Model) -> &str {
+    match model.config["model_type"].as_str().unwrap() {
+        "gemma3_text" => "gemma3",
+        other => other,
+    }
+}
+
+#[test]
+fn every_architecture_is_the_reference_from_numbers_as_they_are() {
+    for name in NAMES {
+        let (model, stored) = Model::read(&data("decoder").join(name));
+        check_engine(name, load(architecture(&model), &model.gguf(|_| stored).bytes()).unwrap());
+    }
+}
+
+/// Architectures by the small checkpoints that show what is particular of them.
+const LARGER: &[&str] = &["gemma2", "gemma3", "llama-3", "mistral", "phi3", "phi4-mini", "qwen2", "qwen3"];
+
+/// What rounding of every product's input to 8 bits may change a logit by, as a share of the largest one.
+const ROUNDING: f32 = 0.03;
+
+/// How far the likeliest token leads where its choice says something: further than rounding moves two logits.
+const LEAD: f32 = 2.0 * ROUNDING;
+
+/// Prompts that are tried, tokens that are written after each.
+const PROMPTS: u32 = 24;
+const WRITTEN: usize = 8;
+
+fn largest(logits: &[f32]) -> f32 {
+    logits.iter().fold(0.0, |most, logit| most.max(logit.abs()))
+}
+
+/// How far the likeliest token is above all others, as a share of the largest logit.
+fn lead(logits: &[f32]) -> f32 {
+    let best = argmax(logits);
+    let others = logits.iter().enumerate().filter(|(id, _)| *id != best as usize).map(|(_, logit)| *logit);
+    (logits[best as usize] - others.fold(f32::MIN, f32::max)) / largest(logits)
+}
+
+/// What was found when a file was compared with the checkpoint of its rounded weights.
+#[derive(Default)]
+struct Compared {
+    /// The largest error of a logit, as a share of the largest one.
+    worst: f32,
+    /// Tokens whose choice says something, all of them chosen alike.
+    tokens: usize,
+    /// Continuations of such tokens only, which are therefore equal.
+    continuations: usize,
+}
+
+fn compare(name: &str, stored: impl Fn(&str) -> As + Copy) -> Compared {
+    let (small, _) = Model::read(&data("decoder").join(name));
+    let model = Model::larger(&small, 7);
+    let mut file = load(architecture(&model), &model.gguf(stored).bytes()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    model.rounded(stored).write(folder.path());
+    let listed = decoders::manifest(folder.path());
+    let mut reference = load_generator(&listed, folder.path(), &options(On::Kernels), CACHE_BYTES).unwrap();
+
+    let mut compared = Compared::default();
+    for first in 0..PROMPTS {
+        let prompt: Vec<u32> = (0..1 + first).map(|at| 10 + (first * 31 + at * 17) % 270).collect();
+        // In one step and token by token: the same to the last bit.
+        let mut one_by_one = Text::new(&*file, &prompt, 1);
+        let mut last = vec![];
+        prompt.iter().for_each(|_| last = step(&mut *file, &[one_by_one.part(1)]).remove(0));
+        let mut found = Text::new(&*file, &prompt, 0);
+        let mut wanted = Text::new(&*reference, &prompt, 0);
+        let mut is_clear = true;
+        for written in 0..WRITTEN {
+            let count = if written == 0 { prompt.len() } else { 1 };
+            let by_file = step(&mut *file, &[found.part(count)]).remove(0);
+            let by_reference = step(&mut *reference, &[wanted.part(count)]).remove(0);
+            if written == 0 {
+                assert_eq!(by_file, last, "{name}");
+            }
+            let off = by_file.iter().zip(&by_reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            compared.worst = compared.worst.max(off / largest(&by_reference));
+            let next = argmax(&by_reference);
+            let says_something = lead(&by_reference) > LEAD;
+            if says_something {
+                assert_eq!(argmax(&by_file), next, "{name} {prompt:?}, token {written}");
+                compared.tokens += 1;
+            }
+            is_clear &= says_something;
+            found.ids.push(next);
+            wanted.ids.push(next);
+        }
+        compared.continuations += usize::from(is_clear);
+    }
+    compared
+}
+
+/// Says what was found, and checks it.
+fn check_equal(name: &str, in_what: &str, stored: impl Fn(&str) -> As + Copy) -> usize {
+    let Compared { worst, tokens, continuations } = compare(name, stored);
+    println!(
+        "{name} in {in_what}: logits are off by {worst:.4} of the largest at most; {tokens} clear tokens and {continuations} \
+         continuations of such are equal"
+    );
+    assert!(worst < ROUNDING && tokens > 20, "{name} {in_what}: {worst}, {tokens}");
+    continuations
+}
+
+#[test]
+fn every_architecture_is_its_dequantised_self_in_every_type_of_block() {
+    for name in LARGER {
+        let of = |blocks: &Blocks| check_equal(name, &format!("{blocks:?}"), |_| As::Blocks(*blocks));
+        assert!(Blocks::ALL.iter().map(of).sum::<usize>() > 0, "{name}: no continuation is clear");
+    }
+}
+
+#[test]
+fn types_may_differ_from_tensor_to_tensor() {
+    // As files are that call themselves Q4_K_M, and worse: values, the table of words and what is joined with others in other types.
+    let mixed = |name: &str| match name {
+        _ if name.contains("v_proj") && name.contains(".0.") => As::Blocks(Blocks::Q6_K),
+        _ if name.contains("v_proj") => As::F16,
+        _ if name.contains("k_proj") && name.contains(".1.") => As::Blocks(Blocks::Q8_0),
+        _ if name.contains("up_proj") => As::Bf16,
+        _ if name.contains("embed_tokens") => As::Blocks(Blocks::Q6_K),
+        _ if name.contains("down_proj") => As::Blocks(Blocks::Q5_K),
+        _ => As::Blocks(Blocks::Q4_K),
+    };
+    for name in ["llama-3", "qwen2", "phi3"] {
+        check_equal(name, "several types", mixed);
+    }
+}
+
+/// A small file that loads.
+fn good() -> File {
+    let (model, _) = Model::read(&data("decoder/smollm2"));
+    model.gguf(|_| As::F32)
+}
+
+fn check_refused(file: &File, words: &str) {
+    let error = load("llama", &file.bytes()).err().unwrap_or_else(|| panic!("{words}: it was loaded")).to_string();
+    assert!(error.contains(words), "{error} does not say {words:?}");
+}
+
+#[test]
+fn metadata_that_fits_no_model_is_refused() {
+    let with = |key: &str, value: Meta, words: &str| check_refused(good().set(key, value), words);
+    assert!(load("llama", &good().bytes()).is_ok());
+    with("general.architecture", Meta::text("mamba"), "\"mamba\"");
+    with("general.architecture", Meta::U32(7), "general.architecture");
+    with("llama.block_count", Meta::text("two"), "llama.block_count");
+    with("llama.block_count", Meta::U32(0), "llama.block_count is missing");
+    with("llama.block_count", Meta::U32(u32::MAX), "which no model has");
+    with("llama.block_count", Meta::U32(1), "blk.1.");
+    with("llama.block_count", Meta::U32(3), "is missing");
+    with("llama.embedding_length", Meta::F32(48.0), "llama.embedding_length");
+    with("llama.embedding_length", Meta::U32(1 << 23), "elements of a head");
+    with("llama.attention.head_count", Meta::U32(5), "elements of a head");
+    with("llama.attention.head_count", Meta::I32s(vec![3, 1]), "differs from layer to layer");
+    with("llama.attention.head_count", Meta::I32s(vec![-1, -1]), "a whole number for each layer");
+    with("llama.attention.head_count_kv", Meta::U32(2), "multiple of 2");
+    with("llama.attention.key_length", Meta::U32(1 << 29), "elements of a head");
+    with("llama.attention.value_length", Meta::U32(8), "those of values 8");
+    with("llama.attention.layer_norm_rms_epsilon", Meta::Bool(true), "rms_epsilon");
+    with("llama.attention.layer_norm_rms_epsilon", Meta::F32(f32::NAN), "rms_epsilon is NaN");
+    with("llama.rope.freq_base", Meta::F32(-1.0), "rope_theta");
+    with("llama.rope.scaling.type", Meta::text("yarn"), "yarn");
+    with("llama.rope.dimension_count", Meta::U32(8), "8 of the 16 elements");
+    with("llama.expert_count", Meta::U32(8), "num_local_experts");
+    with("llama.pooling_type", Meta::U32(3), "embeddings");
+    with("split.count", Meta::U32(2), "one of several parts");
+    let of_head = |count: usize| {
+        let mut file = good();
+        file.tensors.push(("rope_freqs.weight".into(), vec![count], 0, vec![0; 4 * count]));
+        file
+    };
+    check_refused(&of_head(8), "no frequency can be divided by");
+    let mut file = of_head(4);
+    file.tensors.last_mut().unwrap().3 = [1.0_f32; 4].iter().flat_map(|x| x.to_le_bytes()).collect();
+    check_refused(&file, "short_factor");
+}
+
+#[test]
+fn tensors_that_fit_no_model_are_refused() {
+    let changed = |name: &str, change: &dyn Fn(&mut Tensor), words: &str| {
+        let mut file = good();
+        change(file.tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap());
+        check_refused(&file, words);
+    };
+    let renamed = |to: &'static str| move |tensor: &mut Tensor| tensor.0 = to.into();
+    changed("blk.0.attn_q.weight", &renamed("blk.0.attn_q.weights"), "belongs to no model");
+    changed("blk.0.attn_q.weight", &renamed("blk.00.attn_k.weight"), "are one");
+    changed("blk.0.attn_q.weight", &renamed("blk.0.attn_sinks.weight"), "belongs to no model");
+    changed("blk.0.attn_norm.weight", &renamed("blk.0.attn_norm.bias"), "belongs to no model");
+    changed("blk.0.ffn_gate.weight", &renamed("blk.0.ffn_gate_inp.weight"), "belongs to no model");
+    changed("token_embd.weight", &renamed("blk.0.attn_q.bias"), "is missing");
+    changed("blk.0.attn_q.weight", &|tensor| tensor.1 = vec![96, 24], "configuration says");
+    changed("blk.0.attn_q.weight", &|tensor| tensor.1 = vec![47, 48], "no heads");
+    changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 2, "tensor blk.0.attn_v.weight: ");
+    changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 8, "whole blocks of 32");
+    changed("blk.0.attn_v.weight", &|tensor| tensor.1 = vec![usize::MAX / 2, 48], "larger than memory");
+    changed("blk.0.attn_norm.weight", &|tensor| (tensor.1, tensor.2) = (vec![64], 8), "configuration says");
+    // Blocks that hold no numbers.
+    let (small, _) = Model::read(&data("decoder/llama-3"));
+    let mut file = Model::larger(&small, 1).gguf(|_| As::Blocks(Blocks::Q8_0));
+    let tensor = file.tensors.iter_mut().find(|tensor| tensor.0 == "blk.0.attn_k.weight").unwrap();
+    tensor.3[..2].copy_from_slice(&[0, 0x7e]);
+    check_refused(&file, "NaN");
+}
+
+#[test]
+fn a_file_that_is_cut_off_is_refused_wherever() {
+    let whole = good().bytes();
+    let header = whole.len() - good().tensors.iter().map(|tensor| tensor.3.len()).sum::<usize>();
+    for length in (0..header).step_by(7).chain((header..whole.len()).step_by(10_007)).chain([whole.len() - 1]) {
+        assert!(load("llama", &whole[..length]).is_err(), "{length} of {}", whole.len());
+    }
+}
+
+#[test]
+fn a_file_with_any_byte_changed_is_loaded_or_refused() {
+    let whole = good().bytes();
+    let header = whole.len() - good().tensors.iter().map(|tensor| tensor.3.len()).sum::<usize>();
+    let mut refused = 0;
+    for at in (0..header).step_by(17) {
+        for byte in [0, 0xff, whole[at] ^ 1] {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            refused += usize::from(load("llama", &bytes).is_err());
+        }
+    }
+    assert!(refused > 100, "only {refused} were refused");
+}
