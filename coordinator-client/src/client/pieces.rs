@@ -21,9 +21,10 @@ impl Pieces {
     /// The next piece. Does not wait: memory is bounded by the text itself. Of an attempt that has ended, nothing is kept.
     ///
     /// What a piece shows must be what its tokens and those before it show: whoever gets all pieces up to this one can
-    /// continue the text from their tokens.
+    /// continue the text from their tokens. What was held back to the end belongs to no token. A piece without tokens is
+    /// therefore not sent: the result tells it.
     pub fn push(&self, piece: Piece) {
-        if piece.is_empty() {
+        if piece.tokens.is_empty() {
             return;
         }
         let mut inner = self.queue.lock();
@@ -170,8 +171,8 @@ mod tests {
         one.push(piece(1, "a"));
         two.push(piece(9, "z"));
         one.push(piece(2, ""));
-        one.push(Piece::default());
         one.push(piece(3, "c"));
+        one.push(Piece { tokens: vec![], ..piece(0, "held back to the end") });
         assert_eq!(drain(&queue), [(1, 0, vec![1, 2, 3], "ac".into()), (2, 0, vec![9], "z".into())]);
         one.push(piece(4, "d"));
         assert_eq!(drain(&queue), [(1, 1, vec![4], "d".into())]);

@@ -2,7 +2,8 @@
 //! goes out, and where an attempt is lost the next one goes on behind what came. Pure: never a clock, a link or a store.
 //!
 //! A piece's text, calls and log-probabilities are functions of its tokens and those before them. So what was told up to the
-//! end of any piece is exactly what another node holds to be told when it is given these tokens.
+//! end of any piece is exactly what another node holds to be told when it is given these tokens. What was held back to the
+//! end is no such function: it comes with the result, and pieces without tokens are passed over.
 
 use coordinator_client::api::text::LOGPROBS_MAX;
 use coordinator_client::wire::Usage;
@@ -94,6 +95,9 @@ impl Relay {
             return Ok(false);
         }
         current.sequence += 1;
+        if piece.tokens.is_empty() {
+            return Ok(false);
+        }
         let bytes = size(&piece);
         let heard = check_width(&piece.logprobs).and_then(|()| take(&mut self.told, &mut current.at, piece));
         let heard = heard.and_then(|is_new| check_size(&self.told, self.tokens_max).map(|()| is_new));
@@ -319,6 +323,7 @@ mod tests {
             let mut relay = Relay::default();
             let (mut epoch, mut session, mut sequence) = (1, 1, 0);
             let (mut start, mut at) = (relay.begin(1, Some(LENGTH as u32)).len(), 0);
+            let mut has_begun = false;
             let (mut mark, mut read) = (Mark::default(), Piece::default());
             for step in steps {
                 match step {
@@ -326,6 +331,7 @@ mod tests {
                         let to = (at + count).min(LENGTH);
                         if to > at {
                             if matches!(step, Step::Write(_)) {
+                                has_begun |= sequence == 0;
                                 relay.hear(epoch, session, sequence, piece(at, to)).unwrap();
                             }
                             (at, sequence) = (to, sequence + 1);
@@ -337,9 +343,10 @@ mod tests {
                             relay.hear(epoch, session, sequence, piece(from, (from + width).min(at))).unwrap();
                             sequence += 1;
                         }
+                        has_begun = sequence > 0;
                     }
                     Step::Die => {
-                        (epoch, sequence) = (epoch + 1, 0);
+                        (epoch, sequence, has_begun) = (epoch + 1, 0, false);
                         let told = relay.begin(epoch, Some(LENGTH as u32));
                         prop_assert!(told.iter().copied().eq(0..told.len() as u32));
                         prop_assert!(told.len() <= at);
@@ -349,7 +356,7 @@ mod tests {
                         let nonsense = Piece { tokens: vec![999], text: "late".into(), ..Piece::default() };
                         prop_assert_eq!(relay.hear(epoch - 1, session, 0, nonsense.clone()), Ok(false));
                         prop_assert_eq!(relay.hear(epoch + 1, session, 0, nonsense.clone()), Ok(false));
-                        if sequence > 0 {
+                        if has_begun {
                             prop_assert_eq!(relay.hear(epoch, session - 1, 0, nonsense.clone()), Ok(false));
                             prop_assert_eq!(relay.hear(epoch, session - 1, sequence, nonsense), Ok(false));
                         }
@@ -383,7 +390,10 @@ mod tests {
         assert_eq!(relay.hear(2, 1, 0, piece(2, 4)), Ok(true));
         assert_eq!(relay.hear(2, 1, 0, piece(2, 3)), Ok(false), "it is known");
         assert_eq!(relay.hear(2, 1, 1, piece(3, 6)), Ok(true));
-        assert_eq!(relay.since(&mut Mark::default()), piece(0, 6));
+        let rest = Piece { text: "held back to the end".into(), ..Piece::default() };
+        assert_eq!(relay.hear(2, 1, 2, rest), Ok(false), "no token leads to it");
+        assert_eq!(relay.hear(2, 1, 3, piece(6, 7)), Ok(true));
+        assert_eq!(relay.since(&mut Mark::default()), piece(0, 7));
     }
 
     #[test]

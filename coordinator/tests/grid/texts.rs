@@ -497,8 +497,9 @@ pub(crate) async fn what_goes_wrong_is_told_before_or_within_the_stream(in_memor
     assert_eq!(refused, (400, "invalid_input".into()), "before the first chunk the status says it");
     let (mut stream, writer) = begin(&world, &mut node, 3).await;
     node.fail(writer.offer.attempt, FailureClass::Input).await;
-    let chunks = stream.rest().await;
-    let last = chunks.last().unwrap();
+    stream.shows(&mut String::new(), &shown(&writer.tokens)).await;
+    let last = stream.chunk().await.unwrap();
+    assert_eq!(stream.event().await, None, "it is the last event");
     assert_eq!((&last["error"]["code"], &last["error"]["message"]), (&"invalid_input".into(), &"as scripted".into()));
 }
 

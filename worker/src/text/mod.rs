@@ -201,6 +201,11 @@ impl Writing {
                         return Some(Ok(self.give(piece)));
                     }
                 }
+                // What was held back to the end belongs to no token, and is a piece of its own: nobody can go on from it.
+                Some(end @ Event::Ended { .. }) if !piece.tokens.is_empty() => {
+                    self.taken = Some(end);
+                    return Some(Ok(self.give(piece)));
+                }
                 Some(Event::Ended { ended, text }) => {
                     self.find(&mut piece, text);
                     if let Some(parser) = self.parser.take() {

@@ -139,21 +139,23 @@ impl Speaker {
     }
 
     fn say(&mut self, heard: Result<Heard, store::Error>) {
-        let last = match heard {
-            Ok(Heard::Piece(piece)) => {
-                self.unsaid.extend(self.chunks.piece(&piece));
-                return;
-            }
+        match heard {
+            Ok(Heard::Piece(piece)) => self.unsaid.extend(self.chunks.piece(&piece)),
             Ok(Heard::End(rest, finish, usage)) => {
                 self.guard.keep();
+                self.has_ended = true;
                 self.unsaid.extend(self.chunks.piece(&rest));
-                self.chunks.end(finish, usage)
+                self.unsaid.extend(self.chunks.end(finish, usage));
+                self.unsaid.push_back("[DONE]".into());
             }
-            Ok(Heard::Failed(problem)) => vec![Chunks::error(&problem)],
-            Err(error) => vec![Chunks::error(&Refusal::from(error).0)],
-        };
+            Ok(Heard::Failed(problem)) => self.break_off(&problem),
+            Err(error) => self.break_off(&Refusal::from(error).0),
+        }
+    }
+
+    /// The error is the last event: what has not ended is not done.
+    fn break_off(&mut self, problem: &Problem) {
         self.has_ended = true;
-        self.unsaid.extend(last);
-        self.unsaid.push_back("[DONE]".into());
+        self.unsaid.push_back(Chunks::error(problem));
     }
 }
