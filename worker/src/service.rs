@@ -13,6 +13,7 @@ use crate::batch::backlog::Submission;
 use crate::device::resident::{Condition, Resident};
 use crate::device::{DeviceStatus, Devices};
 use crate::error::Stage;
+use crate::generate::Figures;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::text::{Begun, Inside, NewText, TextDone, Writing};
@@ -124,6 +125,8 @@ pub struct LoadedModel {
     pub because: String,
     /// Bytes that are reserved for it on its device.
     pub memory_bytes: u64,
+    /// How things stand with its texts, where it wrote any.
+    pub texts: Option<Figures>,
     /// Tasks that use it now.
     pub uses: usize,
     /// How long nobody has used it.
@@ -492,6 +495,7 @@ fn loaded_model(resident: &Resident) -> LoadedModel {
         info: resident.info.clone(),
         because: format!("{}; {}", resident.placement, resident.choice),
         memory_bytes: resident.memory_bytes,
+        texts: resident.texts(),
         uses: resident.uses(),
         idle_for: resident.idle_for(),
         loaded_in: resident.loaded_in,

@@ -43,6 +43,7 @@ impl Desk {
     pub(super) fn take(&mut self, ask: Ask, answer: Answer) {
         // Whoever has left drops the channel with the text's end, and so calls it off.
         drop(answer.send(self.writer.submit(Instant::now(), ask).map_err(NotTaken::Refused)));
+        self.watcher.stands(self.writer.scheduler().figures());
     }
 
     /// Whether there are texts on it.
@@ -53,7 +54,9 @@ impl Desk {
     /// Takes all its texts a step further. Returns whether the model can still be used.
     pub(super) fn step(&mut self) -> bool {
         let started = Instant::now();
-        match catch_unwind(AssertUnwindSafe(|| self.writer.step(&Instant::now))) {
+        let step = catch_unwind(AssertUnwindSafe(|| self.writer.step(&Instant::now)));
+        self.watcher.stands(self.writer.scheduler().figures());
+        match step {
             Ok(Step::Idle) => true,
             Ok(Step::Ran { sequences, tokens }) => {
                 self.watcher.ran(Report { items: sequences, cost: tokens, started });

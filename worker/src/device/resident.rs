@@ -1,7 +1,7 @@
 //! One loaded model: what it is, where it runs, how it does and who uses it. Shared by all; the engine itself is not
 //! here but on its device's thread.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use super::thread::{Report, Watcher};
 use crate::Error;
 use crate::batch::backlog::LaneId;
 use crate::cache::CachedModel;
+use crate::generate::Figures;
 use crate::metrics::Metrics;
 
 /// A model that is loaded on a device.
@@ -158,6 +159,11 @@ impl Resident {
         }
     }
 
+    /// How things stand with its texts, where it writes any.
+    pub fn texts(&self) -> Option<Figures> {
+        *self.health.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Panics since its last answer.
     pub fn panics(&self) -> u32 {
         self.health.panics.load(Ordering::SeqCst)
@@ -238,6 +244,8 @@ pub(super) struct Health {
     device_failing: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     changed: Notify,
+    /// Of its texts, where it writes any.
+    texts: Mutex<Option<Figures>>,
     /// Called when an engine has to be loaded again, or must not be.
     reload: Box<dyn Fn(Condition) + Send + Sync>,
 }
@@ -250,7 +258,8 @@ impl Health {
         reload: Box<dyn Fn(Condition) + Send + Sync>,
     ) -> Self {
         let (condition, panics) = (AtomicU8::new(0), AtomicU32::new(0));
-        Self { condition, panics, panics_max, device_failing, metrics, changed: Notify::new(), reload }
+        let (changed, texts) = (Notify::new(), Mutex::new(None));
+        Self { condition, panics, panics_max, device_failing, metrics, changed, texts, reload }
     }
 
     pub(super) fn set(&self, condition: Condition) {
@@ -279,5 +288,9 @@ impl Watcher for Health {
         let condition = if panics >= self.panics_max { Condition::Broken } else { Condition::Reloading };
         self.set(condition);
         (self.reload)(condition);
+    }
+
+    fn stands(&self, figures: Figures) {
+        *self.texts.lock().unwrap_or_else(PoisonError::into_inner) = Some(figures);
     }
 }

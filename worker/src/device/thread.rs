@@ -17,6 +17,7 @@ use super::desk::{Answer, Desk, NotTaken};
 use crate::Error;
 use crate::batch::backlog::{Batch, JobId, LaneId, halves};
 use crate::batch::{Queue, Work};
+use crate::generate::Figures;
 use crate::generate::writer::{Ask, Failure};
 
 /// What the thread is told to do beside batches. Each says when it is done on its channel.
@@ -56,6 +57,8 @@ pub trait Watcher: Send + Sync {
     fn failed(&self, error: &engine::Error);
     /// The engine panicked. It is dropped and its lane is held.
     fn panicked(&self);
+    /// How things stand with the texts of a model that writes.
+    fn stands(&self, figures: Figures);
 }
 
 /// A batch that was answered.
@@ -363,6 +366,8 @@ mod tests {
         fn panicked(&self) {
             self.0.lock().unwrap().push("panicked".into());
         }
+
+        fn stands(&self, _: Figures) {}
     }
 
     /// Gives the ids as one job each, runs them in batches of this limit, and gives what came of each and what was seen.

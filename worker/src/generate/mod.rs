@@ -20,4 +20,4 @@ pub mod writer;
 
 pub use blocks::Blocks;
 pub use request::{End, Ended, Refusal, Request, SequenceId, Stop};
-pub use scheduler::{Limits, Scheduler};
+pub use scheduler::{Figures, Limits, Scheduler};

@@ -94,6 +94,9 @@ async fn json(State(app): State<Shared>) -> axum::Json<Figures> {
 async fn prometheus(State(app): State<Shared>) -> impl IntoResponse {
     let status = app.handle.status();
     let sum = |of: fn(&crate::device::DeviceStatus) -> u64| status.devices.iter().map(of).sum::<u64>() as f64;
+    let texts = |of: fn(&crate::generate::Figures) -> usize| {
+        status.loaded.iter().filter_map(|model| model.texts.as_ref()).map(of).sum::<usize>() as f64
+    };
     let gauges = [
         ("tasks_inside", "Tasks inside", status.slots.inside as f64),
         ("tasks_max", "Tasks that may be inside at once", status.slots.capacity as f64),
@@ -101,6 +104,10 @@ async fn prometheus(State(app): State<Shared>) -> impl IntoResponse {
         ("waiting_items", "Items that wait for a device", sum(|device| device.waiting_items as u64)),
         ("device_memory_bytes", "Bytes that models may take", sum(|device| device.memory_bytes)),
         ("device_reserved_bytes", "Bytes that models have taken", sum(|device| device.reserved_bytes)),
+        ("texts_running", "Texts that are written", texts(|figures| figures.running)),
+        ("texts_waiting", "Texts that wait for their turn", texts(|figures| figures.waiting)),
+        ("kv_blocks", "Blocks of KV caches", texts(|figures| figures.blocks.total)),
+        ("kv_blocks_used", "Blocks of KV caches that texts hold", texts(|figures| figures.blocks.used)),
         ("models_loaded", "Models that are loaded", status.loaded.len() as f64),
         ("ready", "Whether tasks should be sent", f64::from(u8::from(status.not_ready_because.is_empty()))),
         ("uptime_seconds", "Seconds since the start", status.uptime.as_secs_f64()),

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::error::{Path, Query, Refusal};
+use crate::generate::Figures;
 use crate::service::{LoadedModel, Model};
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
@@ -77,12 +78,51 @@ pub(super) struct LoadedInfo {
     because: String,
     /// Bytes that are reserved for it.
     memory_bytes: u64,
+    /// Its texts, where it wrote any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    texts: Option<TextsInfo>,
     /// Tasks that use it now.
     uses: usize,
     /// Seconds for which nobody has used it.
     idle_s: f64,
     /// Milliseconds that loading took.
     loaded_in_ms: u64,
+}
+
+/// How things stand with the texts of a model.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TextsInfo {
+    /// Those that are written now.
+    running: usize,
+    /// Those that wait for their turn.
+    waiting: usize,
+    /// Blocks of the KV cache.
+    kv_blocks: usize,
+    /// Blocks that texts hold; shared ones count once.
+    kv_blocks_used: usize,
+    /// Blocks that are kept for prompts that begin alike.
+    kv_blocks_cached: usize,
+    /// How often a text lost its blocks to others and was computed again.
+    preemptions: u64,
+    /// Tokens that were not computed because the KV cache had them.
+    reused_tokens: u64,
+    /// Tokens that were computed.
+    computed_tokens: u64,
+}
+
+impl From<Figures> for TextsInfo {
+    fn from(figures: Figures) -> Self {
+        Self {
+            running: figures.running,
+            waiting: figures.waiting,
+            kv_blocks: figures.blocks.total,
+            kv_blocks_used: figures.blocks.used,
+            kv_blocks_cached: figures.blocks.cached,
+            preemptions: figures.preemptions,
+            reused_tokens: figures.reused_tokens,
+            computed_tokens: figures.computed_tokens,
+        }
+    }
 }
 
 impl From<LoadedModel> for LoadedInfo {
@@ -97,6 +137,7 @@ impl From<LoadedModel> for LoadedInfo {
             execution_class: loaded.info.execution_class,
             because: loaded.because,
             memory_bytes: loaded.memory_bytes,
+            texts: loaded.texts.map(TextsInfo::from),
             uses: loaded.uses,
             idle_s: loaded.idle_for.as_secs_f64(),
             loaded_in_ms: loaded.loaded_in.as_millis() as u64,

@@ -82,6 +82,10 @@ async fn each_of_many_callers_gets_what_it_gets_alone() {
     assert_eq!(together, alone);
     let metrics = bench.api.get("/api/metrics").await.ok();
     assert_eq!(metrics["output_tokens"], 2 * 48 * 12);
+    let texts = bench.api.get("/status").await.ok()["models_loaded"][0]["texts"].clone();
+    assert_eq!((&texts["running"], &texts["waiting"], &texts["kv_blocks_used"]), (&json!(0), &json!(0), &json!(0)));
+    let tokens = |name: &str| texts[name].as_u64().unwrap();
+    assert!(tokens("reused_tokens") > 0 && tokens("computed_tokens") > 2 * 48 * 12, "{texts}");
 }
 
 #[tokio::test]
