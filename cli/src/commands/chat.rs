@@ -185,7 +185,12 @@ async fn converse(writer: &Writer, model: &str, writing: &Writing, mut talk: Con
                 output::line("");
                 match ended {
                     Ok(Some(answer)) => {
-                        tracing::debug!(read = answer.input_tokens, written = answer.output_tokens, "{}", answer.finish);
+                        tracing::debug!(
+                            read = answer.input_tokens,
+                            written = answer.output_tokens,
+                            "{}",
+                            answer.finish
+                        );
                         talk.say("assistant", answer.text);
                     }
                     // What was said so far was said.

@@ -10,8 +10,8 @@ use std::path::Path;
 fn manifest(folder: &Path, paths: &[&str]) -> Manifest {
     let bytes = |path: &str| std::fs::metadata(folder.join(path)).map_or(0, |metadata| metadata.len());
     let file = |path: &&str| File { path: (*path).into(), sha256: "0".repeat(64), bytes: bytes(path) };
-    let template = models::bundled::all()[0].manifest();
-    Manifest { files: paths.iter().map(file).collect(), task: Task::Infer, ..template }
+    let digits = models::bundled::all().iter().find(|bundled| bundled.name == "digits").unwrap();
+    Manifest { files: paths.iter().map(file).collect(), task: Task::Infer, ..digits.manifest() }
 }
 
 /// The fault that a refusal names, in the words of the list.

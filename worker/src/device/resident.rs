@@ -1,8 +1,8 @@
 //! One loaded model: what it is, where it runs, how it does and who uses it. Shared by all; the engine itself is not
 //! here but on its device's thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use models::engine::{self, Info};
