@@ -60,7 +60,9 @@ async fn write(app: &Shared, model: String, task: TaskInput, how: How) -> Result
             Some((stream::iter(events.into_iter().map(Ok::<_, Infallible>)), state))
         });
         let sse = Sse::new(futures_util::StreamExt::flatten(events));
-        return Ok(sse.keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response());
+        let sse = sse.keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+        // Tells nginx to pass events on as they come.
+        return Ok(([("x-accel-buffering", "no")], sse).into_response());
     }
     let done = writing.whole().await?;
     let (usage, bytes) = (usage_of(&done), done.written.text.len());
