@@ -1,5 +1,4 @@
 //! The client against a fake coordinator over real sockets on loopback.
-// tidy: long because all of it stands on one worker and one coordinator that are made for it.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
 

@@ -89,38 +89,65 @@ impl Template {
     }
 }
 
-/// The messages, each with its role. Contents in parts become one text, as most templates want it: a line for each part.
+/// The messages, each with its role, as most templates want them: contents in parts become one text, a line for each part, and the
+/// arguments of calls, which OpenAI writes as text, become what that text says.
 fn conversation(messages: &Jinja) -> Result<Jinja, Error> {
-    let refuse = |words: String| Err(Error::Refused(words));
     if messages.kind() != ValueKind::Seq {
-        return refuse("messages must be a list of objects with role and content".into());
+        return Err(Error::Refused("messages must be a list of objects with role and content".into()));
     }
-    let mut checked = Vec::new();
-    for (index, message) in messages.try_iter().into_iter().flatten().enumerate() {
-        let of = |name: &str| message.get_attr(name).unwrap_or_default();
-        if message.kind() != ValueKind::Map || of("role").as_str().is_none() {
-            return refuse(format!("message {index} is no object with a role"));
+    let message = |(index, message): (usize, Jinja)| {
+        if message.kind() != ValueKind::Map || of(&message, "role").as_str().is_none() {
+            return Err(Error::Refused(format!("message {index} is no object with a role")));
         }
-        let content = of("content");
-        if content.kind() != ValueKind::Seq {
-            checked.push(message);
-            continue;
+        let content = joined(&of(&message, "content")).map_err(|part| {
+            Error::Refused(format!("message {index}: part {part} of its content is no text; only text can be read"))
+        })?;
+        let message = content.map_or(message.clone(), |content| with(&message, "content", content));
+        let calls = of(&message, "tool_calls");
+        if calls.kind() != ValueKind::Seq {
+            return Ok(message);
         }
-        let mut lines = Vec::new();
-        for part in content.try_iter().into_iter().flatten() {
-            match part.get_attr("text").unwrap_or_default().as_str() {
-                Some(text) => lines.push(text.to_owned()),
-                None => return refuse(format!("message {index} has a part that is no text; only text can be read")),
-            }
-        }
-        let joined = Jinja::from(lines.join("\n"));
-        let pairs = message.try_iter().into_iter().flatten().map(|key| {
-            let value = if key.as_str() == Some("content") { joined.clone() } else { of(key.as_str().unwrap_or("")) };
-            (key, value)
-        });
-        checked.push(Jinja::from_iter(pairs.collect::<Vec<_>>()));
+        let calls: Vec<Jinja> = elements(&calls).map(|call| called(&call)).collect();
+        Ok(with(&message, "tool_calls", calls.into()))
+    };
+    elements(messages).enumerate().map(message).collect::<Result<Vec<_>, _>>().map(Jinja::from)
+}
+
+/// The text of a content in parts, or which part is none. Nothing where it has no parts.
+fn joined(content: &Jinja) -> Result<Option<Jinja>, usize> {
+    if content.kind() != ValueKind::Seq {
+        return Ok(None);
     }
-    Ok(Jinja::from(checked))
+    let line = |(index, part): (usize, Jinja)| of(&part, "text").as_str().map(str::to_owned).ok_or(index);
+    let lines = elements(content).enumerate().map(line).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(lines.join("\n").into()))
+}
+
+/// A call whose arguments are what their text says, where that is JSON.
+fn called(call: &Jinja) -> Jinja {
+    let function = of(call, "function");
+    let arguments = of(&function, "arguments");
+    match arguments.as_str().and_then(|text| serde_json::from_str::<Jinja>(text).ok()) {
+        Some(arguments) => with(call, "function", with(&function, "arguments", arguments)),
+        None => call.clone(),
+    }
+}
+
+fn of(object: &Jinja, key: &str) -> Jinja {
+    object.get_attr(key).unwrap_or_default()
+}
+
+fn elements(list: &Jinja) -> impl Iterator<Item = Jinja> {
+    list.try_iter().into_iter().flatten()
+}
+
+/// An object with another value for one of its keys, which keep their order.
+fn with(object: &Jinja, key: &str, value: Jinja) -> Jinja {
+    let pair = |name: Jinja| {
+        let value = if name.as_str() == Some(key) { value.clone() } else { of(object, name.as_str().unwrap_or("")) };
+        (name, value)
+    };
+    Jinja::from_iter(elements(object).map(pair).collect::<Vec<_>>())
 }
 
 /// As Python writes JSON: a space behind colons and commas, nothing escaped for HTML; with `indent`, as many spaces a level.
@@ -224,6 +251,14 @@ mod tests {
             parts,
             None,
             "a\nb {\"role\": \"user\", \"name\": \"n\", \"content\": \"a\\nb\"}",
+        );
+        let call = r#"[{"role": "assistant", "content": null, "tool_calls": [
+            {"id": "1", "function": {"name": "f", "arguments": "{\"b\": 1, \"a\": [2]}"}}, {"function": {"name": "g", "arguments": "?"}}]}]"#;
+        check(
+            "{% for call in messages[0].tool_calls %}{{ call.function | tojson }}{% endfor %}",
+            call,
+            None,
+            "{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": [2]}}{\"name\": \"g\", \"arguments\": \"?\"}",
         );
         let refused = |messages: &str| template("x").prompt(messages, None).unwrap_err().to_string();
         for (messages, part) in [
