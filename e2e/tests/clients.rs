@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
 #![expect(clippy::print_stdout, reason = "what was measured is said")]
 
-use e2e::{Program, http, minilm, python, root};
+use e2e::{Program, http, minilm, node_packages, python, root};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -65,6 +65,45 @@ fn the_openai_client_chooses_prompts_and_dimensions_on_a_worker_and_through_the_
     model_with_prompts(&model);
     let program = up(folder.path(), &["--model-folder", model.to_str().unwrap()]);
     run_client(&python, "openai_prompts.py", &[&program.said("worker"), &program.said("coordinator")]);
+}
+
+/// The bundled model that writes text, with a chat template that knows tools.
+fn model_with_tools(folder: &Path) {
+    let from = root().join("models/bundled/debian-tiny-chat");
+    std::fs::create_dir_all(folder).unwrap();
+    for name in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(from.join(name), folder.join(name)).unwrap();
+    }
+    let settings = std::fs::read(from.join("tokenizer_config.json")).unwrap();
+    let mut settings: Value = serde_json::from_slice(&settings).unwrap();
+    let template = settings["chat_template"].as_str().unwrap();
+    let told = "{% if tools %}Write <tool_call>{\"name\": …, \"arguments\": …}</tool_call> to call: {{ tools | tojson }}{% endif %}";
+    settings["chat_template"] = format!("{told}{template}").into();
+    std::fs::write(folder.join("tokenizer_config.json"), settings.to_string()).unwrap();
+}
+
+#[test]
+fn the_openai_client_has_texts_written_on_a_worker_and_through_the_grid() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("caller");
+    model_with_tools(&model);
+    let program = up(folder.path(), &["--model-folder", model.to_str().unwrap()]);
+    run_client(&python, "openai_chat.py", &[&program.said("worker"), &program.said("coordinator")]);
+}
+
+#[test]
+fn openais_client_for_node_has_texts_written_on_a_worker_and_through_the_grid() {
+    let Some(packages) = node_packages() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("caller");
+    model_with_tools(&model);
+    let program = up(folder.path(), &["--model-folder", model.to_str().unwrap()]);
+    let mut node = Command::new("node");
+    node.arg(root().join("e2e/clients/openai_chat.mjs")).env("NEUROGRID_TEST_NODE", packages);
+    let output = node.args([program.said("worker"), program.said("coordinator")]).output().unwrap();
+    println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success());
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub struct Bundled {
     pub precision: &'static str,
     /// How token vectors become one, for encoders, whose vectors are then scaled to length 1.
     pub pooling: Option<Pooling>,
-    /// Longest sequence in tokens, for encoders.
+    /// Longest sequence in tokens, for models that take text.
     pub max_tokens: Option<usize>,
     /// Class names by index.
     pub labels: &'static [&'static str],
@@ -27,6 +27,13 @@ pub struct Bundled {
     pub license: &'static str,
     /// Paths in the model's folder, and contents.
     pub files: &'static [(&'static str, &'static [u8])],
+}
+
+/// A file of a model: its path in the model's folder, and its content.
+macro_rules! file {
+    ($model:literal, $path:literal) => {
+        ($path, include_bytes!(concat!("../bundled/", $model, "/", $path)))
+    };
 }
 
 /// A classifier of 8×8 images of handwritten digits: input `pixels`, `FP32 [n, 64]`, 0 to 16; output `logits`.
@@ -42,19 +49,12 @@ const DIGITS: Bundled = Bundled {
     labels: &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
     license: "Apache-2.0",
     files: &[
-        ("README.md", include_bytes!("../bundled/digits/README.md")),
-        ("config.json", include_bytes!("../bundled/digits/config.json")),
-        ("model.onnx", include_bytes!("../bundled/digits/model.onnx")),
-        ("model.safetensors", include_bytes!("../bundled/digits/model.safetensors")),
+        file!("digits", "README.md"),
+        file!("digits", "config.json"),
+        file!("digits", "model.onnx"),
+        file!("digits", "model.safetensors"),
     ],
 };
-
-/// A file of the text encoder: its path in the model's folder, and its content.
-macro_rules! minilm_tiny {
-    ($path:literal) => {
-        ($path, include_bytes!(concat!("../bundled/minilm-tiny/", $path)))
-    };
-}
 
 /// An encoder of English texts, distilled from all-MiniLM-L6-v2. `models/scripts/distill_encoder.py` makes it; its readme says
 /// how well it stands for its teacher.
@@ -69,20 +69,42 @@ const MINILM_TINY: Bundled = Bundled {
     labels: &[],
     license: "Apache-2.0",
     files: &[
-        minilm_tiny!("1_Pooling/config.json"),
-        minilm_tiny!("README.md"),
-        minilm_tiny!("config.json"),
-        minilm_tiny!("model.safetensors"),
-        minilm_tiny!("modules.json"),
-        minilm_tiny!("sentence_bert_config.json"),
-        minilm_tiny!("tokenizer.json"),
-        minilm_tiny!("tokenizer_config.json"),
+        file!("minilm-tiny", "1_Pooling/config.json"),
+        file!("minilm-tiny", "README.md"),
+        file!("minilm-tiny", "config.json"),
+        file!("minilm-tiny", "model.safetensors"),
+        file!("minilm-tiny", "modules.json"),
+        file!("minilm-tiny", "sentence_bert_config.json"),
+        file!("minilm-tiny", "tokenizer.json"),
+        file!("minilm-tiny", "tokenizer_config.json"),
+    ],
+};
+
+/// A model that says in a line what a Debian package or a command is for. `models/scripts/train_language_model.py` makes it; its readme
+/// says what it is worth.
+const DEBIAN_TINY_CHAT: Bundled = Bundled {
+    name: "debian-tiny-chat",
+    version: "1",
+    task: Task::Generate,
+    architecture: "llama",
+    precision: "f16",
+    pooling: None,
+    max_tokens: Some(512),
+    labels: &[],
+    license: "Apache-2.0",
+    files: &[
+        file!("debian-tiny-chat", "README.md"),
+        file!("debian-tiny-chat", "config.json"),
+        file!("debian-tiny-chat", "generation_config.json"),
+        file!("debian-tiny-chat", "model.safetensors"),
+        file!("debian-tiny-chat", "tokenizer.json"),
+        file!("debian-tiny-chat", "tokenizer_config.json"),
     ],
 };
 
 /// Every bundled model.
 pub fn all() -> &'static [Bundled] {
-    &[DIGITS, MINILM_TINY]
+    &[DEBIAN_TINY_CHAT, DIGITS, MINILM_TINY]
 }
 
 impl Bundled {
@@ -104,7 +126,7 @@ impl Bundled {
             license: Some(self.license.into()),
             source: Some("bundled".into()),
             pooling: self.pooling,
-            normalize: self.pooling.is_some(),
+            normalize: self.pooling.is_some() || self.task == Task::Generate,
             max_tokens: self.max_tokens,
             labels: self.labels.iter().map(|label| (*label).into()).collect(),
             prompts: Default::default(),

@@ -71,7 +71,7 @@ pub(crate) enum Run {
     /// With a message it is answered and that is all; so it is with standard input that is no terminal. Else lines are read and
     /// answered one after the other: /help says what else can be typed, Ctrl-C ends an answer, Ctrl-D the conversation.
     #[command(
-        after_help = "Examples:\n  neurogrid run chat debian-tiny-chat\n  neurogrid run chat debian-tiny-chat \"What is the package tar for?\"\n  \
+        after_help = "Examples:\n  neurogrid run chat debian-tiny-chat\n  neurogrid run chat debian-tiny-chat \"What is git?\"\n  \
         git diff | neurogrid run chat my-model --system \"Write a commit message.\" --coordinator http://127.0.0.1:3001"
     )]
     Chat {

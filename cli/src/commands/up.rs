@@ -12,6 +12,10 @@ use tokio_util::sync::CancellationToken;
 /// The bundled model that turns text into vectors.
 const TEXT_MODEL: &str = "minilm-tiny";
 
+/// The bundled model that writes text, and what it is asked.
+const CHAT_MODEL: &str = "debian-tiny-chat";
+const QUESTION: &str = "What is git?";
+
 /// The bundled model that the example asks.
 pub(crate) const EXAMPLE_MODEL: &str = "digits";
 
@@ -137,6 +141,8 @@ struct Ready {
     try_it: Option<String>,
     /// Embeds two texts.
     embed: Option<String>,
+    /// Asks a question.
+    chat: Option<String>,
 }
 
 impl Ready {
@@ -160,12 +166,16 @@ impl Ready {
         let body =
             serde_json::json!({ "model": TEXT_MODEL, "input": ["Where do lions live?", "The habitat of big cats"] });
         let embed = curl("/v1/embeddings", "", &body);
+        let messages = serde_json::json!([{ "role": "user", "content": QUESTION }]);
+        let body = serde_json::json!({ "model": CHAT_MODEL, "messages": messages });
+        let chat = curl("/v1/chat/completions", "", &body);
         Self {
             event: "ready",
             models,
             ready_in_ms: took.as_millis(),
             try_it: examples.contains(&EXAMPLE_MODEL).then_some(try_it),
             embed: examples.contains(&TEXT_MODEL).then_some(embed),
+            chat: examples.contains(&CHAT_MODEL).then_some(chat),
             coordinator,
             worker,
         }
@@ -183,11 +193,17 @@ impl Ready {
              coordinator  {coordinator}   tasks at /api/tasks, OpenAI's API at /v1, all routes at /docs\n\
              worker       {worker}   OpenAI's and KServe's APIs, all routes at /docs\n\
              models       {}\n\n\
-             {}{}\
+             {}{}{}\
              Ctrl-C stops everything.",
             models.join(", "),
             line(&self.try_it, read),
             line(&self.embed, "This turns two texts into vectors:".into()),
+            line(
+                &self.chat,
+                format!(
+                    "This asks a question (`neurogrid run chat {CHAT_MODEL} --coordinator {coordinator}` asks more):"
+                )
+            ),
         )
     }
 }

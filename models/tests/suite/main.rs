@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "what is skipped is said aloud, and what was measured too")]
 
 mod architectures;
+mod bundled_language;
 mod decoders;
 mod digits;
 mod encoders;
