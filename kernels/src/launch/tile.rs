@@ -1,6 +1,8 @@
 //! The innermost loop of every matrix product: a few rows of one operand times a packed panel of the other. Addresses come
 //! in, a block of the product is written. Never a choice of block sizes: the ops make those.
 
+use half::{bf16, f16};
+
 use super::Isa;
 use super::lanes::{self, Kernel, Lanes};
 
@@ -12,26 +14,63 @@ pub(crate) const fn panel_width(isa: Isa) -> usize {
     PANEL_VECTORS * isa.width()
 }
 
+/// What is read so many bytes later is asked for now, where a panel is read once: at 6 bytes a cycle, what a memory that answers in
+/// 200 ns needs. Panels lie side by side, so that it is what comes next.
+const AHEAD: usize = 4096;
+
+/// A number as a panel holds it.
+pub(crate) trait Element: Copy {
+    /// `WIDTH` of them, widened exactly.
+    ///
+    /// # Safety
+    /// They can be read.
+    unsafe fn load<L: Lanes>(l: L, from: *const Self) -> L::V;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(l: L, from: *const f32) -> L::V {
+        // SAFETY: as the caller vouches.
+        unsafe { l.load_at(from) }
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(l: L, from: *const f16) -> L::V {
+        // SAFETY: as the caller vouches.
+        l.load_f16(unsafe { std::slice::from_raw_parts(from, L::WIDTH) })
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(l: L, from: *const bf16) -> L::V {
+        // SAFETY: as the caller vouches.
+        l.load_bf16(unsafe { std::slice::from_raw_parts(from, L::WIDTH) })
+    }
+}
+
 /// `c = a · b`, or `c += a · b`.
 ///
 /// `a`: `[rows, k]`, a row `a_stride` elements behind the one before it; `b`: `[k, panel_width]`, contiguous; `c`:
 /// `[rows, panel_width]`, a row `c_stride` elements behind the one before it. Each element is summed in the order of `k`.
 #[derive(Clone, Copy)]
-pub(crate) struct Block {
+pub(crate) struct Block<T = f32> {
     pub(crate) a: *const f32,
     pub(crate) a_stride: usize,
     pub(crate) rows: usize,
-    pub(crate) b: *const f32,
+    pub(crate) b: *const T,
     pub(crate) k: usize,
     pub(crate) c: *mut f32,
     pub(crate) c_stride: usize,
     pub(crate) accumulate: bool,
     /// Elements that will be read next, as many as `b` has, such as the panel after this one: they are asked for bit by bit while
     /// this one is computed with, so that they are near when their turn comes. They need not be readable.
-    pub(crate) next: *const f32,
+    pub(crate) next: *const T,
 }
 
-impl Block {
+impl<T: Element> Block<T> {
     /// Computes it.
     ///
     /// # Safety
@@ -42,9 +81,9 @@ impl Block {
 }
 
 /// A block whose addresses somebody has vouched for.
-struct Promised(Block);
+struct Promised<T>(Block<T>);
 
-impl Kernel for Promised {
+impl<T: Element> Kernel for Promised<T> {
     type Output = ();
 
     #[inline(always)]
@@ -55,11 +94,12 @@ impl Kernel for Promised {
         let mut first = 0;
         for index in 0..tiles {
             let rows = (block.rows - first).div_ceil(tiles - index);
-            // Each tile asks for its share of what comes next. One tile reads as fast as the core's own prefetcher brings, which
-            // serves it best.
-            let share = PANEL_VECTORS * L::WIDTH * size_of::<f32>() / tiles;
+            // Each tile asks for its share of what comes next. One tile alone reads f32 as fast as the core's own prefetcher brings,
+            // which serves it best; of halves, which take longer to use, it asks for what it will read itself.
+            let share = PANEL_VECTORS * L::WIDTH * size_of::<T>() / tiles;
             let ahead = match tiles {
-                1 => (block.b, 0),
+                1 if size_of::<T>() == size_of::<f32>() => (block.b, 0),
+                1 => (block.b.wrapping_byte_add(AHEAD), share),
                 _ => (block.next.wrapping_byte_add(block.k * share * index), share),
             };
             // SAFETY: rows first..first + rows of what `Block::run` was promised.
@@ -87,21 +127,21 @@ impl Kernel for Promised {
     }
 }
 
-impl Block {
+impl<T: Element> Block<T> {
     /// # Safety
     /// As [`Block::run`], for `ROWS` rows from `a` and `c` on. `ahead` is what is asked for, and how many bytes of it with every
     /// input.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const ROWS: usize>(&self, l: L, a: *const f32, c: *mut f32, ahead: (*const f32, usize)) {
+    unsafe fn tile<L: Lanes, const ROWS: usize>(&self, l: L, a: *const f32, c: *mut f32, ahead: (*const T, usize)) {
         let mut sums = [[l.splat(0.0); PANEL_VECTORS]; ROWS];
         let mut b = self.b;
         let (mut next, share) = ahead;
         for p in 0..self.k {
-            l.prefetch(next);
+            l.prefetch(next.cast());
             next = next.wrapping_byte_add(share);
             // SAFETY: element p of every row of `a`, and row p of `b`.
             unsafe {
-                let (b0, b1) = (l.load_at(b), l.load_at(b.add(L::WIDTH)));
+                let (b0, b1) = (T::load(l, b), T::load(l, b.add(L::WIDTH)));
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let x = l.splat(*a.add(row * self.a_stride + p));
                     sums[0] = l.mul_add(x, b0, sums[0]);

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use super::pack::Panels;
 use super::{Activation, Epilogue, Packed};
+use crate::launch::Isa;
 use crate::launch::aligned::Aligned;
 use crate::launch::columns::Columns;
 use crate::launch::lanes::{self, Kernel, Lanes};
-use crate::launch::tile::Block;
+use crate::launch::tile::{Block, Element};
 
 /// Elements of a panel at a time: 24 KB, which stay in the nearest cache while the rows go past them. Always the same on one
 /// instruction set, so that a sum is the same to the last bit in any company.
@@ -35,13 +36,14 @@ pub(super) fn run(x: &[f32], weights: &Packed, panels: Range<usize>, epilogue: &
     let width = weights.width();
     let inputs = inputs_at_a_time(width);
     let first_column = weights.columns(panels.clone()).start;
-    // A panel in a 16-bit type is widened here, and so is the last one's result, which is wider than what is wanted of it.
-    let mut widened = Aligned::zeros(if matches!(weights.panels, Panels::F32(_)) { 0 } else { inputs.min(k) * width });
+    // Here a panel in a 16-bit type is widened where that is not done as it is read. Into the other goes the last panel's result, which
+    // is wider than what is wanted of it.
+    let is_widened = !matches!(weights.panels, Panels::F32(_)) && !widens_as_it_reads(weights.isa());
+    let mut widened = Aligned::zeros(if is_widened { inputs.min(k) * width } else { 0 });
     let is_ragged = panels.end == weights.panels() && !weights.outputs().is_multiple_of(width);
     let mut ragged = Aligned::zeros(if is_ragged { ROWS.min(m) * width } else { 0 });
     let mut step = |rows: Range<usize>, first_input: usize, panel: usize| {
         let end_input = k.min(first_input + inputs);
-        let b = slice(weights, panel, first_input..end_input, &mut widened);
         let columns = weights.columns(panel..panel + 1);
         let is_whole = columns.len() == width;
         let (c, c_stride) = if is_whole {
@@ -54,17 +56,36 @@ pub(super) fn run(x: &[f32], weights: &Packed, panels: Range<usize>, epilogue: &
             a: x[rows.start * k + first_input..].as_ptr(),
             a_stride: k,
             rows: rows.len(),
-            b: b.as_ptr(),
+            b: std::ptr::null::<f32>(),
             k: end_input - first_input,
             c,
             c_stride,
             accumulate: first_input > 0,
-            next: if m <= ROWS_STREAMED { b.as_ptr_range().end } else { next(weights, panel, first_input) },
+            next: std::ptr::null(),
         };
-        // SAFETY: `x` has m rows of k inputs; `b` has a panel's row for each of the block's inputs; `c` is either these rows
-        // of the panel's columns of `out`, which has them all (the caller checked), or the scratch, which has ROWS or m rows
-        // of a panel. `out` and the scratch are borrowed alone.
-        unsafe { block.run(weights.isa()) };
+        let first = (panel * k + first_input) * width;
+        let of_panel = first..first + block.k * width;
+        // What is read after it: where there are few rows what lies behind it, else the same inputs of the next panel.
+        let next = if m <= ROWS_STREAMED { of_panel.end } else { first + k * width };
+        // SAFETY: `x` has m rows of k inputs; the range of a panel has a panel's row for each of the block's inputs; `c` is either
+        // these rows of the panel's columns of `out`, which has them all (the caller checked), or the scratch, which has ROWS or m
+        // rows of a panel. `out` and the scratch are borrowed alone.
+        unsafe {
+            let isa = weights.isa();
+            match &weights.panels {
+                Panels::F32(panels) => over(block, panels, of_panel, next).run(isa),
+                Panels::F16(panels) if is_widened => {
+                    lanes::run(isa, Widen { from: &panels[of_panel.clone()], to: &mut widened });
+                    over(block, &widened, 0..of_panel.len(), 0).run(isa);
+                }
+                Panels::Bf16(panels) if is_widened => {
+                    lanes::run(isa, Widen { from: &panels[of_panel.clone()], to: &mut widened });
+                    over(block, &widened, 0..of_panel.len(), 0).run(isa);
+                }
+                Panels::F16(panels) => over(block, panels, of_panel, next).run(isa),
+                Panels::Bf16(panels) => over(block, panels, of_panel, next).run(isa),
+            }
+        }
         if end_input == k {
             let ragged = (!is_whole).then_some(&*ragged);
             let outputs = weights.outputs();
@@ -85,29 +106,20 @@ pub(super) fn run(x: &[f32], weights: &Packed, panels: Range<usize>, epilogue: &
     }
 }
 
-/// The same inputs of the panel after this one, where weights are f32; others are widened first, which fetches them.
-fn next(weights: &Packed, panel: usize, first_input: usize) -> *const f32 {
-    let Panels::F32(panels) = &weights.panels else { return std::ptr::null() };
-    let first = ((panel + 1) * weights.inputs() + first_input) * weights.width();
-    panels.as_ptr().wrapping_add(first)
+/// Whether vectors of 16-bit elements are widened as they are loaded, in the shadow of the multiply-adds. Else widening would take
+/// longer than they do, and a part of a panel is widened once for all rows.
+const fn widens_as_it_reads(isa: Isa) -> bool {
+    match isa {
+        Isa::Avx2Fma | Isa::Avx512 | Isa::Avx512Vnni => true,
+        Isa::Scalar | Isa::Neon | Isa::NeonDotprod => false,
+    }
 }
 
-/// Some inputs of a panel, as f32.
-fn slice<'a>(weights: &'a Packed, panel: usize, inputs: Range<usize>, widened: &'a mut [f32]) -> &'a [f32] {
-    let width = weights.width();
-    let first = (panel * weights.inputs() + inputs.start) * width;
-    let range = first..first + inputs.len() * width;
-    match &weights.panels {
-        Panels::F32(panels) => &panels[range],
-        Panels::F16(panels) => {
-            lanes::run(weights.isa(), Widen { from: &panels[range], to: widened });
-            widened
-        }
-        Panels::Bf16(panels) => {
-            lanes::run(weights.isa(), Widen { from: &panels[range], to: widened });
-            widened
-        }
-    }
+/// The block over part of some panels; `next` is the index of what is read after it.
+fn over<T: Element>(block: Block, panels: &[T], part: Range<usize>, next: usize) -> Block<T> {
+    let Block { a, a_stride, rows, k, c, c_stride, accumulate, .. } = block;
+    let next = panels.as_ptr().wrapping_add(next);
+    Block { a, a_stride, rows, b: panels[part].as_ptr(), k, c, c_stride, accumulate, next }
 }
 
 /// 16-bit elements to f32; whole vectors.
