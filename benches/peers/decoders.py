@@ -4,7 +4,8 @@ Comes in: sizes of a model, then a file and a command. Goes out: a GGUF file of 
 either program depends on the values of the weights. llama.cpp is whatever Python package `llama_cpp` is installed; ours is the bench
 `decoder_file`. Both load the file once and then take turns, so that whatever else runs on the machine slows both.
 
-  write   a file of random weights, in the mix of types that llama.cpp's Q4_K_M has, or all in Q8_0; needs `gguf` and `numpy`
+  write   a file of random weights, in the mix of types that llama.cpp's Q4_K_M has, or all in Q8_0; needs `gguf` and `numpy`. With a
+          tokenizer beside it, in which every byte is a token, a worker can serve the file's folder
   answer  llama.cpp, told what to run by lines, as our bench is
   run     turns of both; times are from a line to its answer, and the CPU time of all threads in between
 
@@ -12,6 +13,7 @@ On a busy machine only the CPU times of one thread say something: threads that w
 """
 
 import argparse
+import json
 import shlex
 import statistics
 import subprocess
@@ -173,6 +175,22 @@ class LlamaCpp:
             self.decode([token])
 
 
+def write_tokenizer(vocabulary: int, folder: Path) -> None:
+    """A byte-level tokenizer of bytes and of tokens that no text has, and a template of the plainest kind."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    letters = {byte: chr(byte) for byte in plain} | {byte: chr(256 + at) for at, byte in enumerate(others)}
+    tokens = {letters[byte]: byte for byte in range(256)} | {f"token{at}": at for at in range(256, vocabulary)}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = {
+        "version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None, "truncation": None, "padding": None,
+        "pre_tokenizer": level, "decoder": level, "model": {"type": "BPE", "vocab": tokens, "merges": []},
+    }
+    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+
+
 def answer(model: Path, threads: int) -> None:
     """`done` for each line of input, when what it says has been run."""
     peer = LlamaCpp(model, threads)
@@ -248,6 +266,7 @@ def main() -> None:
     one.add_argument("sizes", choices=SIZES)
     one.add_argument("mix", choices=["Q4_K_M", "Q8_0"])
     one.add_argument("to", type=Path)
+    one.add_argument("--tokenizer", action="store_true", help="with a tokenizer beside it")
     one = commands.add_parser("answer", help="llama.cpp, told what to run by lines")
     one.add_argument("model", type=Path)
     one.add_argument("--threads", type=int, default=2)
@@ -259,6 +278,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "write":
         write(SIZES[options.sizes], options.mix, options.to)
+        if options.tokenizer:
+            write_tokenizer(SIZES[options.sizes].vocabulary, options.to.parent)
     elif options.command == "answer":
         answer(options.model, options.threads)
     else:

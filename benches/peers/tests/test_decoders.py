@@ -1,8 +1,11 @@
 """Files of random weights: the mix of types, and blocks whose scales are numbers."""
 
+import json
+import tempfile
 import unittest
+from pathlib import Path
 
-from benches.peers.decoders import BLOCKS, SIZES, blocks_of, random_blocks
+from benches.peers.decoders import BLOCKS, SIZES, blocks_of, random_blocks, write_tokenizer
 
 
 class Mixes(unittest.TestCase):
@@ -35,6 +38,15 @@ class Blocks(unittest.TestCase):
             at = slice(-2, None) if blocks == "Q6_K" else slice(0, 2)
             scale = rows.reshape(-1, size)[:, at].copy().view("<f2")
             self.assertTrue(bool(numpy.all((scale > 0) & numpy.isfinite(scale))), blocks)
+
+
+class Tokenizers(unittest.TestCase):
+    def test_every_byte_is_a_token_and_every_id_is_there(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            write_tokenizer(300, Path(folder))
+            vocabulary = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]["vocab"]
+        self.assertEqual(sorted(vocabulary.values()), list(range(300)))
+        self.assertEqual((vocabulary["a"], vocabulary["\u0120"]), (ord("a"), ord(" ")))
 
 
 if __name__ == "__main__":
