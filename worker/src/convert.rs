@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use coordinator_client::api::{Code, Problem};
+use coordinator_client::api::{Code, Problem, text};
 use coordinator_client::client::Outcome;
 use coordinator_client::wire::task::{self as wire, TaskInput, TaskKind, TaskOutput};
 use coordinator_client::wire::{Matrix, Usage, tensor};
@@ -108,12 +108,16 @@ pub enum Asked {
 }
 
 /// Tells texts from answers.
-pub fn asked(input: TaskInput) -> Asked {
-    match input {
+///
+/// # Errors
+/// When a text is asked for that no model could write.
+pub fn asked(input: TaskInput) -> Result<Asked, Problem> {
+    text::check(&input)?;
+    Ok(match input {
         TaskInput::Chat(input) => Asked::Text(Input::Chat(input)),
         TaskInput::Generate(input) => Asked::Text(Input::Generate(input)),
         other => Asked::Answer(other),
-    }
+    })
 }
 
 fn timings_of(timings: Timings) -> coordinator_client::wire::Timings {

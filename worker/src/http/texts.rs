@@ -48,7 +48,7 @@ async fn completions(
 }
 
 async fn write(app: &Shared, model: String, task: TaskInput, how: How) -> Result<Response, Refusal> {
-    let Asked::Text(input) = asked(task) else {
+    let Asked::Text(input) = asked(task)? else {
         return Err(Refusal::new(Code::Internal, "a request for a text asks for another task"));
     };
     let writing = app.handle.write(NewText::new(model, input)).await?;

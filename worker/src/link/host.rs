@@ -110,7 +110,8 @@ impl client::Host for Host {
     async fn execute(&self, offered: Offered, access: &Access, pieces: &Pieces) -> Result<Outcome, Failure> {
         let Offered { attempt: _, model, input, deadline, priority, trace_parent: _ } = offered;
         let (kind, priority) = (input.kind(), priority_of(priority));
-        let input = match convert::asked(input) {
+        let asked = convert::asked(input).map_err(|problem| of_problem(FailureClass::Input, problem))?;
+        let input = match asked {
             Asked::Text(input) => input,
             Asked::Answer(task) => {
                 let request = convert::request_of(task).map_err(|problem| of_problem(FailureClass::Input, problem))?;

@@ -22,12 +22,6 @@ use crate::Error;
 use crate::generate::writer::{Ask, Event};
 use crate::generate::{End, Ended, Request, Stop};
 
-/// Stop strings of a text: OpenAI's limit is 4, and each is looked for behind every token.
-const STOPS_MAX: usize = 16;
-
-/// Bytes of a stop string: as much text may be held back for it.
-const STOP_BYTES_MAX: usize = 1024;
-
 /// What does not depend on the input.
 pub(crate) struct For<'a> {
     /// `name@version`.
@@ -74,12 +68,8 @@ pub(crate) fn prepare(language: &Language, input: Input, to: &For<'_>) -> Result
     };
     let sampling = sampling(language.sampling(), &options);
     let WriteOptions { max_tokens, stop, ignore_eos, format, generated, .. } = options;
-    check_stops(&stop)?;
     let room = to.context.saturating_sub(prompt.len());
     let new_tokens_max = max_tokens.map_or(room.max(1), |most| most as usize);
-    if new_tokens_max == 0 {
-        return Err(Error::Request("max_tokens is 0; ask for at least one token".into()));
-    }
 
     let shapeless = |error: constraint::Error| Error::Form { model: to.model.to_owned(), error };
     let format = format.map(format_of);
@@ -160,18 +150,6 @@ pub(crate) fn complete(ask: Ask, tokenizer: &Tokenizer) -> Result<mpsc::Receiver
     let (to, from) = mpsc::channel(1);
     to.try_send(Event::Ended { ended, text }).expect("it has room for one");
     Ok(from)
-}
-
-fn check_stops(stops: &[String]) -> Result<(), Error> {
-    if stops.len() > STOPS_MAX {
-        return Err(Error::Request(format!("{} stop strings are given, at most {STOPS_MAX} are taken", stops.len())));
-    }
-    match stops.iter().map(String::len).max() {
-        Some(bytes) if bytes > STOP_BYTES_MAX => {
-            Err(Error::Request(format!("a stop string has {bytes} bytes, at most {STOP_BYTES_MAX} are taken")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The model's own sampling, but for what the request states.
@@ -261,13 +239,5 @@ mod tests {
         assert_eq!(end(Some(3), &["w21"]), Some((End::Stopped(Stop::Text), String::new())));
         // What was held back for a stop string that does not come is shown now.
         assert_eq!(end(Some(2), &["w21 w"]), Some((End::Length, "w21 ".to_owned())));
-    }
-
-    #[test]
-    fn what_is_out_of_range_is_refused() {
-        let refused = |options| matches!(try_prepare(generate(options)), Err(Error::Request(_)));
-        assert!(refused(WriteOptions { max_tokens: Some(0), ..Default::default() }));
-        assert!(refused(WriteOptions { stop: vec!["x".into(); STOPS_MAX + 1], ..Default::default() }));
-        assert!(refused(WriteOptions { stop: vec!["x".repeat(STOP_BYTES_MAX + 1)], ..Default::default() }));
     }
 }

@@ -78,7 +78,7 @@ fn begin(app: &Shared, submit: SubmitTask) -> Result<Running, Refusal> {
     // A deadline beyond the clock's end is none.
     let deadline = submit.deadline_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
     let (model, priority, kind) = (submit.model, submit.priority, submit.task.kind());
-    match asked(submit.task) {
+    match asked(submit.task)? {
         Asked::Text(input) => {
             let writing = app.handle.begin_writing(NewText { priority, deadline, ..NewText::new(model, input) })?;
             Ok(Box::pin(async move {
