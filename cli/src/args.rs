@@ -115,7 +115,7 @@ pub(crate) enum Command {
 pub(crate) struct Serving {
     #[command(flatten)]
     pub(crate) store: Store,
-    /// Folder with one model, served where it lies (config.json, model.safetensors or model.onnx, tokenizer.json).
+    /// Folder with one model, served where it lies (config.json, model.safetensors or model.onnx, tokenizer.json; or one .gguf file).
     #[arg(long, value_name = "FOLDER", env = "NEUROGRID_MODEL_FOLDER", value_delimiter = ',', help_heading = "Models")]
     pub(crate) model_folder: Vec<PathBuf>,
     /// Make the weights of the models in these folders smaller when they are loaded: faster, and a little less exact. `neurogrid
@@ -201,7 +201,7 @@ pub(crate) struct Serving {
 /// How weights are made smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Quantization {
-    /// 8 bits, with a scale for each output and each token. For encoders with safetensors weights, on the CPU.
+    /// 8 bits, with a scale for each output and each token. For encoders, and models that write text, with safetensors weights, on the CPU.
     Int8,
 }
 
@@ -218,7 +218,7 @@ impl From<Quantization> for models::manifest::Quantization {
 pub(crate) enum Backend {
     /// The fastest that is there; which one runs is shown with every model.
     Auto,
-    /// Our own ops, on safetensors weights of encoders, on the CPU.
+    /// Our own ops, on the CPU: encoders with safetensors weights, and all models that write text.
     Kernels,
     /// Candle, on safetensors weights.
     Candle,
@@ -351,7 +351,7 @@ pub(crate) enum Models {
     /// Add a folder with a model: a copy to this machine's models, or with --coordinator to a coordinator's registry, so that
     /// every worker of the grid can fetch it.
     Add {
-        /// Folder with config.json, model.safetensors or model.onnx, and tokenizer.json.
+        /// Folder with config.json, model.safetensors or model.onnx, and tokenizer.json; or with one .gguf file.
         folder: PathBuf,
         /// Its name; the folder's when not given.
         #[arg(long)]

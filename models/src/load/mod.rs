@@ -7,7 +7,8 @@
 //! - another model that takes tokens runs on ONNX Runtime when it has an ONNX graph and the library was found (measured
 //!   twice as fast as Candle on CPUs), else on Candle when it has safetensors of a known architecture, else on
 //!   whatever reads its ONNX graph (tract when there is no library);
-//! - a model that takes tensors runs its ONNX graph when it has one, else on Candle.
+//! - a model that takes tensors runs its ONNX graph when it has one, else on Candle;
+//! - a model that writes text runs on our own ops, on the CPU ([`load_text`]).
 //!
 //! [`Loaded::choice`] says which rule decided, and the engine's `Info` what really runs.
 
@@ -39,7 +40,7 @@ pub enum Backend {
     /// The fastest that can, by the rules of [the module](self).
     #[default]
     Auto,
-    /// Our own ops, on safetensors of encoders, on the CPU.
+    /// Our own ops, on the CPU: encoders with safetensors, and models that write text.
     Kernels,
     /// Candle, on safetensors.
     Candle,
