@@ -16,6 +16,9 @@ const ROWS: usize = 64;
 /// Vectors side by side in a panel, as in every packed operand.
 const VECTORS: usize = 2;
 
+/// Groups that one turn of the innermost loop takes, for the reason that `launch::tile` gives. With more, not all stays in registers.
+const GROUPS_PER_TURN: usize = 2;
+
 /// Puts checked rows into 8 bits.
 pub(super) fn quantize(x: &[f32], weights: &Quantized, rows: &mut Rows) {
     let (k, isa, groups) = (weights.inputs(), weights.isa(), weights.groups());
@@ -201,18 +204,23 @@ impl Block<'_> {
         assert_eq!(panel.len(), groups * step, "a panel of this instruction set");
         let mut sums = [[d.zero(); VECTORS]; ROWS];
         let (mut next, share) = ahead;
-        for group in 0..groups {
-            d.prefetch(next);
-            next = next.wrapping_add(share);
-            // SAFETY: the panel has two vectors of weights for every group, and every row has every group.
-            unsafe {
-                let at = panel.as_ptr().add(group * step).cast::<i8>();
-                let (w0, w1) = (d.weights(at), d.weights(at.add(D::WIDTH * D::GROUP)));
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let x = d.group(*x.get_unchecked(row * groups + group));
-                    sums[0] = d.add(sums[0], x, w0);
-                    sums[1] = d.add(sums[1], x, w1);
+        let (mut x, mut weights) = (x.as_ptr(), panel.as_ptr().cast::<i8>());
+        // SAFETY: every row has every group, and the panel has two vectors of weights for each; what is asked for need not be there.
+        unsafe {
+            for _ in 0..groups / GROUPS_PER_TURN {
+                d.prefetch(next);
+                d.prefetch(next.wrapping_add(GROUPS_PER_TURN / 2 * share));
+                next = next.wrapping_add(GROUPS_PER_TURN * share);
+                for group in 0..GROUPS_PER_TURN {
+                    add_group(d, (x.add(group), groups), weights.add(group * step), &mut sums);
                 }
+                x = x.add(GROUPS_PER_TURN);
+                weights = weights.add(GROUPS_PER_TURN * step);
+            }
+            for _ in 0..groups % GROUPS_PER_TURN {
+                add_group(d, (x, groups), weights, &mut sums);
+                x = x.add(1);
+                weights = weights.add(step);
             }
         }
         let column = self.panel * VECTORS * D::WIDTH;
@@ -228,6 +236,28 @@ impl Block<'_> {
                     d.finish(sums, zero, totals.as_ptr(), scale, scales.as_ptr(), to);
                 }
             }
+        }
+    }
+}
+
+/// Adds one group's products: the word at `x.0` of the first row, `x.1` further on in each other, times two vectors of weights.
+///
+/// # Safety
+/// All of them can be read.
+#[inline(always)]
+unsafe fn add_group<D: Dots, const ROWS: usize>(
+    d: D,
+    x: (*const u32, usize),
+    weights: *const i8,
+    sums: &mut [[D::Sums; VECTORS]; ROWS],
+) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let (w0, w1) = (d.weights(weights), d.weights(weights.add(D::WIDTH * D::GROUP)));
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let x = d.group(*x.0.add(row * x.1));
+            sums[0] = d.add(sums[0], x, w0);
+            sums[1] = d.add(sums[1], x, w1);
         }
     }
 }
