@@ -102,9 +102,12 @@ const DEBIAN_TINY_CHAT: Bundled = Bundled {
     ],
 };
 
+/// A static, because of a constant every crate that uses it would hold a copy, files and all.
+static ALL: [Bundled; 3] = [DEBIAN_TINY_CHAT, DIGITS, MINILM_TINY];
+
 /// Every bundled model.
 pub fn all() -> &'static [Bundled] {
-    &[DEBIAN_TINY_CHAT, DIGITS, MINILM_TINY]
+    &ALL
 }
 
 impl Bundled {
