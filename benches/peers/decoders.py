@@ -5,7 +5,7 @@ either program depends on the values of the weights. llama.cpp is whatever Pytho
 `decoder_file`. Both load the file once and then take turns, so that whatever else runs on the machine slows both.
 
   write   a file of random weights, in the mix of types that llama.cpp's Q4_K_M has, or all in Q8_0; needs `gguf` and `numpy`. With a
-          tokenizer beside it, in which every byte is a token, a worker can serve the file's folder
+          tokenizer, in which every byte is a token, llama.cpp's server and a worker can serve it
   answer  llama.cpp, told what to run by lines, as our bench is
   run     turns of both; times are from a line to its answer, and the CPU time of all threads in between
 
@@ -13,7 +13,6 @@ On a busy machine only the CPU times of one thread say something: threads that w
 """
 
 import argparse
-import json
 import shlex
 import statistics
 import subprocess
@@ -88,8 +87,8 @@ def random_blocks(blocks: str, rows: int, inputs: int):
     return numpy.resize(some, (count, size)).reshape(rows, inputs // elements * size)
 
 
-def write(sizes: Sizes, mix: str, to: Path) -> None:
-    """A GGUF file without a tokenizer."""
+def write(sizes: Sizes, mix: str, to: Path, has_tokenizer: bool) -> None:
+    """A GGUF file."""
     import gguf
     import numpy
 
@@ -104,7 +103,10 @@ def write(sizes: Sizes, mix: str, to: Path) -> None:
     writer.add_rope_dimension_count(sizes.dim)
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(sizes.vocabulary)
-    writer.add_tokenizer_model("none")
+    if has_tokenizer:
+        add_tokenizer(writer, sizes.vocabulary)
+    else:
+        writer.add_tokenizer_model("none")
 
     def product(name: str, outputs: int, inputs: int, layer: int = 0) -> None:
         blocks = blocks_of(mix, name, layer, sizes.layers, inputs)
@@ -175,20 +177,21 @@ class LlamaCpp:
             self.decode([token])
 
 
-def write_tokenizer(vocabulary: int, folder: Path) -> None:
-    """A byte-level tokenizer of bytes and of tokens that no text has, and a template of the plainest kind."""
+def add_tokenizer(writer: "gguf.GGUFWriter", vocabulary: int) -> None:
+    """A byte-level tokenizer of bytes, of one pair that is merged and of tokens that no text has; a template of the plainest kind."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     letters = {byte: chr(byte) for byte in plain} | {byte: chr(256 + at) for at, byte in enumerate(others)}
-    tokens = {letters[byte]: byte for byte in range(256)} | {f"token{at}": at for at in range(256, vocabulary)}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    tokenizer = {
-        "version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None, "truncation": None, "padding": None,
-        "pre_tokenizer": level, "decoder": level, "model": {"type": "BPE", "vocab": tokens, "merges": []},
-    }
-    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([letters[byte] for byte in range(256)] + ["ee"] + [f"token{at}" for at in range(257, vocabulary)])
+    writer.add_token_types([1] * vocabulary)
+    writer.add_token_merges(["e e"])
+    writer.add_add_bos_token(False)
+    writer.add_eos_token_id(vocabulary - 1)
+    writer.add_chat_template(
+        "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
+    )
 
 
 def answer(model: Path, threads: int) -> None:
@@ -266,7 +269,7 @@ def main() -> None:
     one.add_argument("sizes", choices=SIZES)
     one.add_argument("mix", choices=["Q4_K_M", "Q8_0"])
     one.add_argument("to", type=Path)
-    one.add_argument("--tokenizer", action="store_true", help="with a tokenizer beside it")
+    one.add_argument("--tokenizer", action="store_true", help="with a tokenizer, so that servers take it")
     one = commands.add_parser("answer", help="llama.cpp, told what to run by lines")
     one.add_argument("model", type=Path)
     one.add_argument("--threads", type=int, default=2)
@@ -277,9 +280,7 @@ def main() -> None:
     one.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     if options.command == "write":
-        write(SIZES[options.sizes], options.mix, options.to)
-        if options.tokenizer:
-            write_tokenizer(SIZES[options.sizes].vocabulary, options.to.parent)
+        write(SIZES[options.sizes], options.mix, options.to, options.tokenizer)
     elif options.command == "answer":
         answer(options.model, options.threads)
     else:
