@@ -84,9 +84,18 @@ impl Client {
     pub(crate) async fn ask(&self, kind: Kind, body: Vec<u8>, inputs: usize, clock: Clock) -> Result<Answer, Failure> {
         let asked = async {
             let url = self.base.join(kind.route()).map_err(|error| Failure::Malformed(error.to_string()))?;
-            let request =
-                self.with_key(self.http.post(url)).header(header::CONTENT_TYPE, "application/json").body(body);
-            let response = request.send().await.map_err(failure)?;
+            let request = || {
+                let request =
+                    self.with_key(self.http.post(url.clone())).header(header::CONTENT_TYPE, "application/json");
+                request.body(body.clone())
+            };
+            // Some servers close the connection behind an answer, which shows only when it is used again. The time that it took
+            // stays in the figures.
+            let response = match request().send().await {
+                Err(error) if is_hang_up(&error) => request().send().await,
+                sent => sent,
+            };
+            let response = response.map_err(failure)?;
             if response.status() != StatusCode::OK {
                 return Err(refusal(response).await);
             }
@@ -209,6 +218,11 @@ async fn beginning(mut response: Response) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether the connection was there and ended before the first byte of an answer.
+fn is_hang_up(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_connect() && !error.is_timeout()
 }
 
 fn failure(error: reqwest::Error) -> Failure {

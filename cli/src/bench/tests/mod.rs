@@ -118,11 +118,13 @@ async fn every_way_to_fail_is_counted_under_its_name() {
             4 => stream(""),
             5 => stream("data: {\"choi"),
             6 => Answer::Torn(piece.into_bytes()),
-            7 => Answer::Hangup,
-            8 => stream(&fake::event("nonsense")),
-            9 => Answer::Whole(200, "application/json", r#"{"choices":[{"message":{"content":"whole"}}]}"#.into()),
-            10 => Answer::Stream(vec![fake::event("[DONE]").into_bytes()]),
-            11 => Answer::Stream(vec![b"data: \xff\n\n".to_vec()]),
+            // Tried once more, and no more than that.
+            7 | 8 => Answer::Hangup,
+            9 => stream(&fake::event("nonsense")),
+            10 => Answer::Whole(200, "application/json", r#"{"choices":[{"message":{"content":"whole"}}]}"#.into()),
+            11 => Answer::Stream(vec![fake::event("[DONE]").into_bytes()]),
+            12 => Answer::Stream(vec![b"data: \xff\n\n".to_vec()]),
+            14 => Answer::Hangup,
             _ => fake::text(&request, 2, 2),
         }
     })
