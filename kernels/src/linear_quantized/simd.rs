@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::blocks::Blocks;
 use super::rows::GROUP;
-use super::tile::{Bits, Whole};
+use super::small::Whole;
+use super::tile::Bits;
 use super::{Epilogue, MINIMUM_SCALE, Quantized, Rows};
 use crate::launch::Isa;
 use crate::launch::aligned::Aligned;
