@@ -27,13 +27,13 @@ pub(super) const VECTORS: usize = 2;
 const UNITS: usize = 8;
 
 /// Pairs of groups of a unit: 8 inputs each.
-const PAIRS: usize = 4;
+pub(super) const PAIRS: usize = 4;
 
 /// Groups of a unit.
 pub(super) const GROUPS: usize = 2 * PAIRS;
 
 /// Bytes of the widest vector.
-const VECTOR_MAX: usize = 32;
+pub(super) const VECTOR_MAX: usize = 32;
 
 // What one block of a panel is unpacked to, in vectors from its start.
 const SCALES: usize = 0;
@@ -82,7 +82,7 @@ pub(super) struct Place {
     pub(super) words_stride: usize,
     pub(super) scales: *const f32,
     pub(super) scales_stride: usize,
-    /// The sums that minimums (or the 32 that 6 bits have too much) are multiplied with, in pairs.
+    /// The sums that minimums (or what elements have too much) are multiplied with, in pairs.
     pub(super) sums: *const u32,
     pub(super) sums_stride: usize,
     pub(super) c: *mut f32,

@@ -117,6 +117,17 @@ impl Bytes for Avx2 {
     }
 
     #[inline(always)]
+    fn lookup(self, table: &[i8; 16], places: __m256i) -> __m256i {
+        // SAFETY: `self` proves AVX2; the table is 16 bytes, which need no alignment.
+        unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), places) }
+    }
+
+    #[inline(always)]
+    fn add_short(self, sums: __m256i, short: __m256i) -> __m256i {
+        self.add_scaled(sums, short, self.splat(0x0001_0001))
+    }
+
+    #[inline(always)]
     fn add_scaled(self, sums: __m256i, short: __m256i, scales: __m256i) -> __m256i {
         // SAFETY: `self` proves AVX2.
         unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(short, scales)) }
