@@ -20,7 +20,8 @@ pub struct Manifest {
     pub architecture: String,
     /// Every file, the tokenizer and configuration included. Paths are relative and stay inside the folder.
     pub files: Vec<File>,
-    /// Type of most of the weights as stored: `f32`, `f16`, `bf16`, `q8_0`, `q4_k`, `q5_k`, `q6_k`.
+    /// Type of most of the weights as stored: `f32`, `f16`, `bf16`, `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `iq4_nl`, `q4_k`,
+    /// `q5_k`, `q6_k`.
     #[serde(default = "f32_name")]
     pub precision: String,
     /// What the weights are turned into when they are loaded, where that is not what is stored. Another model in everything but

@@ -144,6 +144,8 @@ fn types_may_differ_from_tensor_to_tensor() {
         _ if name.contains("v_proj") && name.contains(".0.") => As::Blocks(Blocks::Q6_K),
         _ if name.contains("v_proj") => As::F16,
         _ if name.contains("k_proj") && name.contains(".1.") => As::Blocks(Blocks::Q8_0),
+        _ if name.contains("o_proj") => As::Blocks(Blocks::Q4_1),
+        _ if name.contains("gate_proj") => As::Blocks(Blocks::Q5_0),
         _ if name.contains("up_proj") => As::Bf16,
         _ if name.contains("embed_tokens") => As::Blocks(Blocks::Q6_K),
         _ if name.contains("down_proj") => As::Blocks(Blocks::Q5_K),
@@ -219,7 +221,8 @@ fn tensors_that_fit_no_model_are_refused() {
     changed("token_embd.weight", &renamed("blk.0.attn_q.bias"), "is missing");
     changed("blk.0.attn_q.weight", &|tensor| tensor.1 = vec![96, 24], "configuration says");
     changed("blk.0.attn_q.weight", &|tensor| tensor.1 = vec![47, 48], "no heads");
-    changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 2, "tensor blk.0.attn_v.weight: ");
+    changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 2, "whole blocks of 32");
+    changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 10, "tensor blk.0.attn_v.weight: is stored as Q2_K");
     changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 8, "whole blocks of 32");
     changed("blk.0.attn_v.weight", &|tensor| tensor.1 = vec![usize::MAX / 2, 48], "larger than memory");
     changed("blk.0.attn_norm.weight", &|tensor| (tensor.1, tensor.2) = (vec![64], 8), "configuration says");

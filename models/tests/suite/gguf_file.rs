@@ -63,10 +63,15 @@ impl As {
         match self {
             As::F32 => 0,
             As::F16 => 1,
+            As::Blocks(Blocks::Q4_0) => 2,
+            As::Blocks(Blocks::Q4_1) => 3,
+            As::Blocks(Blocks::Q5_0) => 6,
+            As::Blocks(Blocks::Q5_1) => 7,
             As::Blocks(Blocks::Q8_0) => 8,
             As::Blocks(Blocks::Q4_K) => 12,
             As::Blocks(Blocks::Q5_K) => 13,
             As::Blocks(Blocks::Q6_K) => 14,
+            As::Blocks(Blocks::IQ4_NL) => 20,
             As::Bf16 => 30,
         }
     }

@@ -92,26 +92,26 @@ type Kind = (u32, &'static str, usize, usize, Type);
 const KINDS: &[Kind] = &[
     (0, "F32", 1, 4, Type::Plain(Stored::F32)),
     (1, "F16", 1, 2, Type::Plain(Stored::F16)),
+    (2, "Q4_0", 32, 18, Type::Blocks(Blocks::Q4_0)),
+    (3, "Q4_1", 32, 20, Type::Blocks(Blocks::Q4_1)),
+    (6, "Q5_0", 32, 22, Type::Blocks(Blocks::Q5_0)),
+    (7, "Q5_1", 32, 24, Type::Blocks(Blocks::Q5_1)),
     (8, "Q8_0", 32, 34, Type::Blocks(Blocks::Q8_0)),
     (12, "Q4_K", 256, 144, Type::Blocks(Blocks::Q4_K)),
     (13, "Q5_K", 256, 176, Type::Blocks(Blocks::Q5_K)),
     (14, "Q6_K", 256, 210, Type::Blocks(Blocks::Q6_K)),
+    (20, "IQ4_NL", 32, 18, Type::Blocks(Blocks::IQ4_NL)),
     (30, "BF16", 1, 2, Type::Plain(Stored::Bf16)),
 ];
 
 /// The names of others, for who meets them.
 const OTHER_KINDS: &[(u32, &str)] = &[
-    (2, "Q4_0"),
-    (3, "Q4_1"),
-    (6, "Q5_0"),
-    (7, "Q5_1"),
     (10, "Q2_K"),
     (11, "Q3_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
     (18, "IQ3_XXS"),
     (19, "IQ1_S"),
-    (20, "IQ4_NL"),
     (21, "IQ3_S"),
     (22, "IQ2_S"),
     (23, "IQ4_XS"),
@@ -485,7 +485,7 @@ mod tests {
         check(b"GGML\x03\0\0\0", "begin");
         check(&[&MAGIC[..], &1_u32.to_le_bytes(), &[0; 16]].concat(), "version 1");
         check(&file(&[], &[("t", &[33], 8, 0)], 99), "whole blocks of 32");
-        check(&file(&[], &[("t", &[32], 2, 0)], 99), "tensor t: is stored as Q4_0");
+        check(&file(&[], &[("t", &[256], 10, 0)], 99), "tensor t: is stored as Q2_K");
         check(&file(&[], &[("t", &[32], 99, 0)], 99), "type 99");
         check(&file(&[], &[("t", &[32], 0, 3)], 999), "multiple of 32");
         check(&file(&[], &[("t", &[32], 0, 32)], 128), "cut off");
@@ -502,6 +502,23 @@ mod tests {
         );
         check(&file(&[("k", 9, [&8_u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat())], &[], 0), "ends within");
         check(&file(&[("k", 13, vec![])], &[], 0), "unknown type 13");
+    }
+
+    #[test]
+    fn types_have_the_bytes_that_their_readers_suppose() {
+        for (number, name, elements, bytes, stored) in KINDS {
+            match stored {
+                Type::Blocks(blocks) => {
+                    assert_eq!((*elements, *bytes), (blocks.elements(), blocks.bytes()), "{name}");
+                    assert_eq!(format!("{blocks:?}"), *name, "{number}");
+                }
+                Type::Plain(stored) => assert_eq!((*elements, *bytes), (1, stored.bytes()), "{name}"),
+                other => panic!("{name} is {other}"),
+            }
+        }
+        let are_read = |blocks| KINDS.iter().any(|kind| kind.4 == Type::Blocks(blocks));
+        assert!(Blocks::ALL.iter().all(|blocks| are_read(*blocks)));
+        assert!(OTHER_KINDS.iter().all(|(number, _)| KINDS.iter().all(|kind| kind.0 != *number)));
     }
 
     #[test]
