@@ -311,12 +311,17 @@ impl Manifest {
         self.files.iter().any(|f| f.path.ends_with(".onnx"))
     }
 
-    /// The GGUF file that has the weights: none where there are safetensors.
+    /// The GGUF file that has the weights, of several parts the one that is listed first: none where there are safetensors.
     pub fn gguf(&self) -> Option<&str> {
+        self.ggufs().first().copied()
+    }
+
+    /// The GGUF files that have the weights, one or the parts of one: none where there are safetensors.
+    pub fn ggufs(&self) -> Vec<&str> {
         if self.has_safetensors() {
-            return None;
+            return vec![];
         }
-        self.files.iter().map(|file| file.path.as_str()).find(|path| path.ends_with(".gguf"))
+        self.files.iter().map(|file| file.path.as_str()).filter(|path| path.ends_with(".gguf")).collect()
     }
 
     /// Sum of the files' lengths.

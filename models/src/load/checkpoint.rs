@@ -116,14 +116,15 @@ impl<'a> View<'a> {
 }
 
 impl Checkpoint {
-    /// Opens the safetensors files of a manifest, or where there are none, its GGUF file.
+    /// Opens the safetensors files of a manifest, or where there are none, its GGUF file or files.
     ///
     /// # Errors
     /// When a file cannot be read or is broken, or does not belong to the others.
     pub fn open(folder: &Path, manifest: &Manifest) -> Result<Self, Error> {
-        Ok(Self(match manifest.gguf() {
-            Some(path) => Files::Gguf(Box::new(gguf::Tensors::open(folder, path)?)),
-            None => Files::Safetensors(safetensors::Files::open(folder, manifest)?),
+        let ggufs = manifest.ggufs();
+        Ok(Self(match ggufs.is_empty() {
+            false => Files::Gguf(Box::new(gguf::Tensors::open(folder, &ggufs)?)),
+            true => Files::Safetensors(safetensors::Files::open(folder, manifest)?),
         }))
     }
 

@@ -167,6 +167,68 @@ fn check_refused(file: &File, words: &str) {
     assert!(error.contains(words), "{error} does not say {words:?}");
 }
 
+/// The parts of a file as `gguf-split` makes them, by their names: the first has the metadata.
+fn in_parts(file: &File, count: usize) -> Vec<(String, File)> {
+    let part = |index: usize| {
+        let tensors = file.tensors.iter().skip(index).step_by(count).cloned().collect();
+        let mut part = File { values: if index == 0 { file.values.clone() } else { vec![] }, tensors };
+        part.set("split.no", Meta::U32(index as u32));
+        part.set("split.count", Meta::U32(count as u32));
+        part.set("split.tensors.count", Meta::U32(file.tensors.len() as u32));
+        (format!("m-{:05}-of-{count:05}.gguf", index + 1), part)
+    };
+    (0..count).map(part).collect()
+}
+
+fn load_parts(parts: &[(String, File)]) -> Result<Box<dyn Generator>, load::Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let listed = |(name, part): &(String, File)| {
+        let bytes = part.bytes();
+        std::fs::write(folder.path().join(name), &bytes).unwrap();
+        manifest::File { path: name.clone(), sha256: "0".repeat(64), bytes: bytes.len() as u64 }
+    };
+    let fake = models::backend::fake::manifest_for("gguf", Task::Generate);
+    // In any order.
+    let files = parts.iter().rev().map(listed).collect();
+    let manifest = Manifest { architecture: "llama".into(), files, ..fake };
+    load_generator(&manifest, folder.path(), &options(On::Kernels), CACHE_BYTES)
+}
+
+#[test]
+fn a_file_in_parts_is_the_file() {
+    for count in [1, 2, 5] {
+        check_engine("smollm2", load_parts(&in_parts(&good(), count)).unwrap());
+    }
+    // The first part may hold metadata only.
+    let mut parts = in_parts(&good(), 2);
+    let tensors = std::mem::take(&mut parts[0].1.tensors);
+    parts[1].1.tensors.extend(tensors);
+    check_engine("smollm2", load_parts(&parts).unwrap());
+}
+
+#[test]
+fn parts_that_are_missing_twice_or_another_models_are_refused_and_named() {
+    let refused = |change: &dyn Fn(&mut Vec<(String, File)>), words: &[&str]| {
+        let mut parts = in_parts(&good(), 3);
+        change(&mut parts);
+        let error = load_parts(&parts).err().unwrap_or_else(|| panic!("{words:?}: it was loaded")).to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error} does not say {words:?}");
+    };
+    refused(&|parts| drop(parts.remove(1)), &["m-00002-of-00003.gguf", "missing"]);
+    refused(&|parts| drop(parts.remove(0)), &["m-00001-of-00003.gguf", "missing"]);
+    refused(&|parts| parts[2].1 = parts[1].1.clone(), &["m-00003-of-00003.gguf", "it is part 2 of 3"]);
+    refused(&|parts| parts.push(("n.gguf".into(), good())), &["n.gguf", "keep one"]);
+    refused(&|parts| *parts = in_parts(&good(), 2).split_off(1), &["m-00001-of-00002.gguf", "missing"]);
+    refused(&|parts| drop(parts[1].1.set("split.count", Meta::U32(4))), &["m-00002-of-00003.gguf", "one of 4 parts"]);
+    refused(&|parts| drop(parts[1].1.set("split.no", Meta::text("1"))), &["m-00002-of-00003.gguf", "split.no"]);
+    refused(&|parts| drop(parts[1].1.tensors.pop()), &["m-00001-of-00003.gguf", "split.tensors.count"]);
+    let twice = |parts: &mut Vec<(String, File)>| {
+        let tensor = parts[0].1.tensors[0].clone();
+        parts[2].1.tensors.push(tensor);
+    };
+    refused(&twice, &["m-00003-of-00003.gguf", "is also in m-00001-of-00003.gguf"]);
+}
+
 #[test]
 fn metadata_that_fits_no_model_is_refused() {
     let with = |key: &str, value: Meta, words: &str| check_refused(good().set(key, value), words);
@@ -193,7 +255,8 @@ fn metadata_that_fits_no_model_is_refused() {
     with("llama.rope.dimension_count", Meta::U32(8), "8 of the 16 elements");
     with("llama.expert_count", Meta::U32(8), "num_local_experts");
     with("llama.pooling_type", Meta::U32(3), "embeddings");
-    with("split.count", Meta::U32(2), "one of several parts");
+    with("split.count", Meta::U32(2), "one of 2 parts");
+    with("split.tensors.count", Meta::U32(2), "split.tensors.count is 2");
     let of_head = |count: usize| {
         let mut file = good();
         file.tensors.push(("rope_freqs.weight".into(), vec![count], 0, vec![0; 4 * count]));

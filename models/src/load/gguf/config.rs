@@ -101,11 +101,6 @@ impl<'a> Settings<'a> {
 /// # Errors
 /// When the architecture is not one of those that are known, or a value is missing, of another type, or beyond what any model has.
 pub fn config(gguf: &Gguf) -> Result<Value, Error> {
-    if gguf.whole("split.count")?.is_some_and(|count| count > 1) {
-        return Err(
-            gguf.wrong("it is one of several parts of a model; join them to one file with llama-gguf-split --merge")
-        );
-    }
     let family = Family::of(gguf)?;
     let settings = Settings::of(gguf, family);
     if gguf.has(&settings.key("pooling_type")) {
