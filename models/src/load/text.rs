@@ -53,7 +53,7 @@ pub fn text_need(manifest: &Manifest, folder: &Path, options: &Options) -> Resul
     }
     let decode = check(manifest, options)?;
     let checkpoint = Checkpoint::open(folder, manifest)?;
-    let described = decode(&read_config(folder, manifest)?, &checkpoint)?;
+    let described = decode(&read_config(folder, manifest)?, &checkpoint)?.for_sequences_of(manifest.max_tokens);
     let context = manifest.max_tokens.map_or(described.context, |most| most.min(described.context));
     let block_bytes = decoder::block_bytes(&described).ok_or_else(|| Error::Backend {
         backend: "kernels",

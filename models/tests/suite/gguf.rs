@@ -1,7 +1,7 @@
 //! GGUF files of every architecture and of every type of block against the checkpoints that they were made of, and files that are
 //! broken or hostile.
 
-use crate::decoders::{self, CACHE_BYTES, NAMES, Text, argmax, check_engine, step};
+use crate::decoders::{self, CACHE_BYTES, NAMES, Text, argmax, check_engine, check_texts, step};
 use crate::gguf_file::{As, File, Meta, Model, Tensor};
 use crate::support::{On, data, options};
 use kernels::linear_quantized::Blocks;
@@ -219,8 +219,8 @@ fn parts_that_are_missing_twice_or_another_models_are_refused_and_named() {
     refused(&|parts| parts[2].1 = parts[1].1.clone(), &["m-00003-of-00003.gguf", "it is part 2 of 3"]);
     refused(&|parts| parts.push(("n.gguf".into(), good())), &["n.gguf", "keep one"]);
     refused(&|parts| *parts = in_parts(&good(), 2).split_off(1), &["m-00001-of-00002.gguf", "missing"]);
-    refused(&|parts| drop(parts[1].1.set("split.count", Meta::U32(4))), &["m-00002-of-00003.gguf", "one of 4 parts"]);
-    refused(&|parts| drop(parts[1].1.set("split.no", Meta::text("1"))), &["m-00002-of-00003.gguf", "split.no"]);
+    refused(&|parts| _ = parts[1].1.set("split.count", Meta::U32(4)), &["m-00002-of-00003.gguf", "one of 4 parts"]);
+    refused(&|parts| _ = parts[1].1.set("split.no", Meta::text("1")), &["m-00002-of-00003.gguf", "split.no"]);
     refused(&|parts| drop(parts[1].1.tensors.pop()), &["m-00001-of-00003.gguf", "split.tensors.count"]);
     let twice = |parts: &mut Vec<(String, File)>| {
         let tensor = parts[0].1.tensors[0].clone();
@@ -251,7 +251,19 @@ fn metadata_that_fits_no_model_is_refused() {
     with("llama.attention.layer_norm_rms_epsilon", Meta::Bool(true), "rms_epsilon");
     with("llama.attention.layer_norm_rms_epsilon", Meta::F32(f32::NAN), "rms_epsilon is NaN");
     with("llama.rope.freq_base", Meta::F32(-1.0), "rope_theta");
-    with("llama.rope.scaling.type", Meta::text("yarn"), "yarn");
+    with("llama.rope.scaling.type", Meta::text("yarn"), "rope.scaling.factor is missing");
+    with("llama.rope.scaling.type", Meta::text("longrope"), "short_factor");
+    with("llama.rope.scaling.type", Meta::text("twisted"), "twisted");
+    with("llama.rope.scaling.attn_factor", Meta::F32(1.5), "attn_factor is 1.5");
+    let with_yarn = |key: &str, value: Meta, words: &str| {
+        let mut file = good();
+        file.set("llama.rope.scaling.type", Meta::text("yarn")).set("llama.rope.scaling.factor", Meta::F32(4.0));
+        assert!(load("llama", &file.bytes()).is_ok());
+        check_refused(file.set(key, value), words);
+    };
+    with_yarn("llama.rope.scaling.yarn_ext_factor", Meta::F32(0.5), "yarn_ext_factor is 0.5");
+    with_yarn("llama.rope.scaling.yarn_log_multiplier", Meta::F32(0.1), "yarn_log_multiplier");
+    with_yarn("llama.rope.scaling.yarn_beta_fast", Meta::F32(-1.0), "beta_fast");
     with("llama.rope.dimension_count", Meta::U32(8), "8 of the 16 elements");
     with("llama.expert_count", Meta::U32(8), "num_local_experts");
     with("llama.pooling_type", Meta::U32(3), "embeddings");
@@ -266,6 +278,18 @@ fn metadata_that_fits_no_model_is_refused() {
     let mut file = of_head(4);
     file.tensors.last_mut().unwrap().3 = [1.0_f32; 4].iter().flat_map(|x| x.to_le_bytes()).collect();
     check_refused(&file, "short_factor");
+    file.set("llama.rope.scaling.type", Meta::text("yarn"));
+    check_refused(&file, "beside rope_freqs.weight");
+}
+
+#[test]
+fn a_file_has_the_factors_for_long_texts() {
+    let (model, stored) = Model::read(&data("decoder/phi4-mini"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("m.gguf"), model.gguf(|_| stored).bytes()).unwrap();
+    let manifest = Manifest { max_tokens: Some(256), ..manifest(folder.path(), "phi3") };
+    let engine = load_generator(&manifest, folder.path(), &options(On::Kernels), CACHE_BYTES).unwrap();
+    check_texts("phi4-mini", engine, |tokens| tokens > 64);
 }
 
 #[test]
