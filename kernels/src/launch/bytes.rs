@@ -8,6 +8,8 @@ use half::f16;
 
 use super::Isa;
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -51,7 +53,7 @@ pub(crate) trait Bytes: Copy {
     fn with_bits(self, nibbles: Self::I, v: Self::I, left: i32, mask: u8) -> Self::I;
     /// For every byte, which is below 16, the number of the table at that place.
     fn lookup(self, table: &[i8; 16], places: Self::I) -> Self::I;
-    /// `sums + Σ weight · x` over the bytes of each lane, the weights unsigned, the inputs signed. Where [`Bytes::IS_NARROW`], a
+    /// `sums + Σ weight · x` over the bytes of each lane, the weights unsigned and below 128, the inputs signed. Where [`Bytes::IS_NARROW`], a
     /// sum over two bytes must stay within 16 bits.
     fn add_unsigned(self, sums: Self::I, weights: Self::I, x: Self::I) -> Self::I;
     /// What [`Bytes::add_unsigned`] has added up, to sums of 32 bits.
@@ -108,8 +110,9 @@ pub(crate) trait Bytes: Copy {
 /// The instruction set whose products of bytes are used on another one: itself or a lesser one.
 pub(crate) const fn form(isa: Isa) -> Isa {
     match isa {
-        Isa::Avx2Fma | Isa::Avx512 | Isa::Avx512Vnni => Isa::Avx2Fma,
-        Isa::Scalar | Isa::Neon | Isa::NeonDotprod => Isa::Scalar,
+        Isa::Avx512Vnni | Isa::NeonDotprod => isa,
+        Isa::Avx2Fma | Isa::Avx512 => Isa::Avx2Fma,
+        Isa::Scalar | Isa::Neon => Isa::Scalar,
     }
 }
 
@@ -126,6 +129,16 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
         Isa::Avx2Fma if super::available().contains(&Isa::Avx2Fma) => {
             // SAFETY: the guard has just asked the CPU for the features that the function is compiled with.
             unsafe { x86::run_avx2(kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni if super::available().contains(&Isa::Avx512Vnni) => {
+            // SAFETY: as above; what has AVX-512 has AVX2 and F16C here.
+            unsafe { x86::run_vnni(kernel) }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod if super::available().contains(&Isa::NeonDotprod) => {
+            // SAFETY: as above.
+            unsafe { neon::run_dotprod(kernel) }
         }
         _ => kernel.run(Scalar),
     }

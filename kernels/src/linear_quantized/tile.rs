@@ -33,7 +33,7 @@ pub(super) const PAIRS: usize = 4;
 pub(super) const GROUPS: usize = 2 * PAIRS;
 
 /// Bytes of the widest vector.
-pub(super) const VECTOR_MAX: usize = 32;
+pub(super) const VECTOR_MAX: usize = 64;
 
 // What one block of a panel is unpacked to, in vectors from its start.
 const SCALES: usize = 0;
