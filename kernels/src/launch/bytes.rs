@@ -2,7 +2,8 @@
 //! come in, the loop compiled for that instruction set runs. Never a sum that could be another on another instruction set: whole
 //! numbers are exact, and f32 are multiplied and added one after the other, never in one step.
 //!
-//! As with [`super::lanes`], a value that implements [`Bytes`] is a proof that the CPU has its instructions.
+//! As with [`super::lanes`], a value that implements [`Bytes`] is a proof that the CPU has its instructions. The forms for VNNI and for
+//! NEON have run on no hardware yet; where tests run on a CPU that has one, they try it.
 
 use half::f16;
 
