@@ -4,8 +4,8 @@ Comes in: sizes of a model, then a file and a command. Goes out: a GGUF file of 
 either program depends on the values of the weights. llama.cpp is whatever Python package `llama_cpp` is installed; ours is the bench
 `decoder_file`. Both load the file once and then take turns, so that whatever else runs on the machine slows both.
 
-  write   a file of random weights, in the mix of types that llama.cpp's Q4_K_M has, or all in Q8_0; needs `gguf` and `numpy`. With a
-          tokenizer, in which every byte is a token, llama.cpp's server and a worker can serve it
+  write   a file of random weights, in the mix of types that llama.cpp's Q4_K_M has, or all in one of blocks of 32; needs `gguf` and
+          `numpy`. With a tokenizer, in which every byte is a token, llama.cpp's server and a worker can serve it
   answer  llama.cpp, told what to run by lines, as our bench is
   run     turns of both; times are from a line to its answer, and the CPU time of all threads in between
 
@@ -51,22 +51,35 @@ SIZES = {
 }
 
 # Elements and bytes of a block, where its f16 scales lie, and how large a weight is beside `d` where all other bits are random.
-BLOCKS = {"Q8_0": (32, 34, 74.0), "Q4_K": (256, 144, 160.0), "Q6_K": (256, 210, 1330.0)}
+BLOCKS = {
+    "Q4_0": (32, 18, 4.6),
+    "Q4_1": (32, 20, 4.6),
+    "Q5_0": (32, 22, 9.2),
+    "Q5_1": (32, 24, 9.2),
+    "Q8_0": (32, 34, 74.0),
+    "IQ4_NL": (32, 18, 70.0),
+    "Q4_K": (256, 144, 160.0),
+    "Q6_K": (256, 210, 1330.0),
+}
+# Types that all products of a file may have. In Q4_K_M types are mixed.
+MIXES = ["Q4_K_M", *(blocks for blocks, (elements, _, _) in BLOCKS.items() if elements == 32)]
+# What is added to every weight, in elements: the half of those that are unsigned, so that sums are near zero.
+MINIMUMS = {"Q4_1": -7.5, "Q5_1": -15.5, "Q4_K": 7.5}
 
 
 def blocks_of(mix: str, name: str, layer: int, layers: int, inputs: int) -> str:
     """The type of a tensor in a mix.
 
-    In Q4_K_M the output, and in some layers values and the way down, have 6 bits. Rows that are not whole blocks of 256 are
-    Q8_0 here (llama.cpp makes them Q5_0, 5.5 bits, or Q8_0).
+    In Q4_K_M the output, and in some layers values and the way down, have 6 bits. Where rows are not whole blocks of 256, Q5_0 stands
+    for Q4_K and Q8_0 for Q6_K, as llama.cpp has it.
     """
-    if mix == "Q8_0" or inputs % 256 != 0:
-        return "Q8_0"
+    if mix != "Q4_K_M":
+        return mix
     eighth = layers // 8
     has_more_bits = layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
     if name == "token_embd" or (name in ("attn_v", "ffn_down") and has_more_bits):
-        return "Q6_K"
-    return "Q4_K"
+        return "Q6_K" if inputs % 256 == 0 else "Q8_0"
+    return "Q4_K" if inputs % 256 == 0 else "Q5_0"
 
 
 def random_blocks(blocks: str, rows: int, inputs: int):
@@ -76,12 +89,12 @@ def random_blocks(blocks: str, rows: int, inputs: int):
     elements, size, spread = BLOCKS[blocks]
     some = numpy.random.default_rng(1).integers(0, 256, (4096, size), dtype=numpy.uint8)
     scale = numpy.array([1.0 / spread / inputs**0.5], dtype="<f2").view(numpy.uint8)
-    minimum = numpy.array([7.5 / spread / inputs**0.5], dtype="<f2").view(numpy.uint8)
+    minimum = numpy.array([MINIMUMS.get(blocks, 0.0) / spread / inputs**0.5], dtype="<f2").view(numpy.uint8)
     if blocks == "Q6_K":
         some[:, -2:] = scale
     else:
         some[:, :2] = scale
-    if blocks == "Q4_K":
+    if blocks in MINIMUMS:
         some[:, 2:4] = minimum
     count = rows * inputs // elements
     return numpy.resize(some, (count, size)).reshape(rows, inputs // elements * size)
@@ -267,7 +280,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("write", help="write a file of random weights")
     one.add_argument("sizes", choices=SIZES)
-    one.add_argument("mix", choices=["Q4_K_M", "Q8_0"])
+    one.add_argument("mix", choices=MIXES)
     one.add_argument("to", type=Path)
     one.add_argument("--tokenizer", action="store_true", help="with a tokenizer, so that servers take it")
     one = commands.add_parser("answer", help="llama.cpp, told what to run by lines")

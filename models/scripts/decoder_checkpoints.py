@@ -205,6 +205,12 @@ def qwen2() -> Iterator[Checkpoint]:
     )
     yield Checkpoint("qwen2", config, decoder(config, bias=True), "Qwen/Qwen2.5-0.5B", SPECIALS, stored="BF16")
 
+    # As its authors say how to have it read longer texts. They leave the positions as they were.
+    scaling = {"factor": 4.0, "original_max_position_embeddings": ORIGINAL_POSITIONS, "type": "yarn"}
+    config = dict(sorted((config | {"max_position_embeddings": ORIGINAL_POSITIONS, "rope_scaling": scaling}).items()))
+    like = "Qwen/Qwen2.5-7B-Instruct with YaRN"
+    yield Checkpoint("qwen2-yarn", config, decoder(config, bias=True), like, SPECIALS, stored="BF16")
+
 
 def qwen3() -> Iterator[Checkpoint]:
     config = config_of(
@@ -223,6 +229,22 @@ def qwen3() -> Iterator[Checkpoint]:
         use_sliding_window=False,
     )
     yield Checkpoint("qwen3", config, decoder(config, normed=True), "Qwen/Qwen3-0.6B", SPECIALS, stored="BF16")
+
+    # With every setting that YaRN has, as version 5 writes it.
+    rope = {
+        "beta_fast": 6.0,
+        "beta_slow": 0.25,
+        "factor": 8.0,
+        "mscale": 1.5,
+        "mscale_all_dim": 0.5,
+        "original_max_position_embeddings": ORIGINAL_POSITIONS,
+        "rope_theta": 10000.0,
+        "rope_type": "yarn",
+    }
+    config = config | {"max_position_embeddings": 8 * ORIGINAL_POSITIONS}
+    config = as_version_5(config, ("rope_scaling", "rope_theta"), {"rope_parameters": rope})
+    like = "Qwen/Qwen3-0.6B with YaRN"
+    yield Checkpoint("qwen3-yarn", config, decoder(config, normed=True), like, SPECIALS, stored="BF16")
 
 
 def gemma2() -> Iterator[Checkpoint]:

@@ -20,7 +20,8 @@ pub struct Manifest {
     pub architecture: String,
     /// Every file, the tokenizer and configuration included. Paths are relative and stay inside the folder.
     pub files: Vec<File>,
-    /// Type of most of the weights as stored: `f32`, `f16`, `bf16`, `q8_0`, `q4_k`, `q5_k`, `q6_k`.
+    /// Type of most of the weights as stored: `f32`, `f16`, `bf16`, `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `iq4_nl`, `q4_k`,
+    /// `q5_k`, `q6_k`.
     #[serde(default = "f32_name")]
     pub precision: String,
     /// What the weights are turned into when they are loaded, where that is not what is stored. Another model in everything but
@@ -310,12 +311,17 @@ impl Manifest {
         self.files.iter().any(|f| f.path.ends_with(".onnx"))
     }
 
-    /// The GGUF file that has the weights: none where there are safetensors.
+    /// The GGUF file that has the weights, of several parts the one that is listed first: none where there are safetensors.
     pub fn gguf(&self) -> Option<&str> {
+        self.ggufs().first().copied()
+    }
+
+    /// The GGUF files that have the weights, one or the parts of one: none where there are safetensors.
+    pub fn ggufs(&self) -> Vec<&str> {
         if self.has_safetensors() {
-            return None;
+            return vec![];
         }
-        self.files.iter().map(|file| file.path.as_str()).find(|path| path.ends_with(".gguf"))
+        self.files.iter().map(|file| file.path.as_str()).filter(|path| path.ends_with(".gguf")).collect()
     }
 
     /// Sum of the files' lengths.

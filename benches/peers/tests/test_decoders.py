@@ -19,9 +19,12 @@ class Mixes(unittest.TestCase):
         self.assertEqual(types("attn_q", 16), "4" * 16)
         self.assertEqual(blocks_of("Q4_K_M", "token_embd", 0, 16, 2048), "Q6_K")
 
-    def test_rows_that_are_not_whole_blocks_are_q8_0(self) -> None:
-        self.assertEqual(blocks_of("Q4_K_M", "attn_q", 0, 30, 576), "Q8_0")
+    def test_rows_that_are_not_whole_blocks_are_in_blocks_of_32(self) -> None:
+        self.assertEqual(blocks_of("Q4_K_M", "attn_q", 0, 30, 576), "Q5_0")
+        self.assertEqual(blocks_of("Q4_K_M", "attn_v", 0, 30, 576), "Q8_0")
+        self.assertEqual(blocks_of("Q4_K_M", "token_embd", 0, 30, 576), "Q8_0")
         self.assertEqual(blocks_of("Q8_0", "attn_q", 0, 16, 2048), "Q8_0")
+        self.assertEqual(blocks_of("IQ4_NL", "token_embd", 0, 16, 2048), "IQ4_NL")
         for sizes in SIZES.values():
             self.assertEqual(sizes.hidden % BLOCKS["Q8_0"][0], 0)
 

@@ -2,12 +2,15 @@
 //! come in, the loop compiled for that instruction set runs. Never a sum that could be another on another instruction set: whole
 //! numbers are exact, and f32 are multiplied and added one after the other, never in one step.
 //!
-//! As with [`super::lanes`], a value that implements [`Bytes`] is a proof that the CPU has its instructions.
+//! As with [`super::lanes`], a value that implements [`Bytes`] is a proof that the CPU has its instructions. The forms for VNNI and for
+//! NEON have run on no hardware yet; where tests run on a CPU that has one, they try it.
 
 use half::f16;
 
 use super::Isa;
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -49,10 +52,14 @@ pub(crate) trait Bytes: Copy {
     /// `nibbles`, and the bits of `v` that `mask` has in every byte after `v` is moved to the left by `left` (or to the right, where
     /// that is negative) bits. No bit of the mask may come from another byte, and `left`, a constant, is −4 to 4.
     fn with_bits(self, nibbles: Self::I, v: Self::I, left: i32, mask: u8) -> Self::I;
-    /// `sums + Σ weight · x` over the bytes of each lane, the weights unsigned, the inputs signed. Where [`Bytes::IS_NARROW`], a
+    /// For every byte, which is below 16, the number of the table at that place.
+    fn lookup(self, table: &[i8; 16], places: Self::I) -> Self::I;
+    /// `sums + Σ weight · x` over the bytes of each lane, the weights unsigned and below 128, the inputs signed. Where [`Bytes::IS_NARROW`], a
     /// sum over two bytes must stay within 16 bits.
     fn add_unsigned(self, sums: Self::I, weights: Self::I, x: Self::I) -> Self::I;
-    /// What [`Bytes::add_unsigned`] has added up, times `scales`, to sums of 32 bits.
+    /// What [`Bytes::add_unsigned`] has added up, to sums of 32 bits.
+    fn add_short(self, sums: Self::I, short: Self::I) -> Self::I;
+    /// The same times `scales`.
     fn add_scaled(self, sums: Self::I, short: Self::I, scales: Self::I) -> Self::I;
     /// `sums + Σ weight · x` over the bytes of each lane, both signed, to sums of 32 bits. No input is −128.
     fn add_signed(self, sums: Self::I, weights: Self::I, x: Self::I) -> Self::I;
@@ -104,8 +111,9 @@ pub(crate) trait Bytes: Copy {
 /// The instruction set whose products of bytes are used on another one: itself or a lesser one.
 pub(crate) const fn form(isa: Isa) -> Isa {
     match isa {
-        Isa::Avx2Fma | Isa::Avx512 | Isa::Avx512Vnni => Isa::Avx2Fma,
-        Isa::Scalar | Isa::Neon | Isa::NeonDotprod => Isa::Scalar,
+        Isa::Avx512Vnni | Isa::NeonDotprod => isa,
+        Isa::Avx2Fma | Isa::Avx512 => Isa::Avx2Fma,
+        Isa::Scalar | Isa::Neon => Isa::Scalar,
     }
 }
 
@@ -122,6 +130,16 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
         Isa::Avx2Fma if super::available().contains(&Isa::Avx2Fma) => {
             // SAFETY: the guard has just asked the CPU for the features that the function is compiled with.
             unsafe { x86::run_avx2(kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni if super::available().contains(&Isa::Avx512Vnni) => {
+            // SAFETY: as above; what has AVX-512 has AVX2 and F16C here.
+            unsafe { x86::run_vnni(kernel) }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod if super::available().contains(&Isa::NeonDotprod) => {
+            // SAFETY: as above.
+            unsafe { neon::run_dotprod(kernel) }
         }
         _ => kernel.run(Scalar),
     }
@@ -203,6 +221,19 @@ impl Bytes for Scalar {
     #[inline(always)]
     fn add_unsigned(self, sums: [u32; 4], weights: [u32; 4], x: [u32; 4]) -> [u32; 4] {
         add_products(sums, weights, x, i32::from)
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 16], places: [u32; 4]) -> [u32; 4] {
+        each_byte(places, places, |place, _| table[usize::from(place & 0x0f)].cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn add_short(self, mut sums: [u32; 4], short: [u32; 4]) -> [u32; 4] {
+        for lane in 0..4 {
+            sums[lane] = sums[lane].wrapping_add(short[lane]);
+        }
+        sums
     }
 
     #[inline(always)]
@@ -366,6 +397,12 @@ mod tests {
             let scaled = |scales| lanes(b.add_scaled(b.splat(5), products, scales));
             assert_eq!(scaled(b.first(signed)), each(&|lane| 5 - 128 * sum(lane)));
             assert_eq!(scaled(b.second(signed)), each(&|lane| 5 + 127 * sum(lane)));
+            assert_eq!(lanes(b.add_short(b.splat(5), products)), each(&|lane| 5 + sum(lane)));
+            let table: [i8; 16] = std::array::from_fn(|place| (10 * place as i32 - 100) as i8);
+            let looked_up = lanes(b.lookup(&table, vector(&|lane| u32::from_le_bytes([15, 0, lane as u8, 7]))));
+            let expected =
+                each(&|lane| i32::from_le_bytes([50, -100, (10 * lane - 100) as i8, -30].map(i8::cast_unsigned)));
+            assert_eq!(looked_up, expected);
             let weights = vector(&|lane| word([-128, 127, lane as i8, -128]));
             let sums = b.add_signed(b.splat(7), weights, x);
             assert_eq!(lanes(sums), each(&|lane| 7 + 127 * (-128 - 127 + lane - 128)));

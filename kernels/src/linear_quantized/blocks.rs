@@ -2,20 +2,28 @@
 //!
 //! | type | elements | bytes | in this order |
 //! |---|--:|--:|---|
+//! | Q4_0 | 32 | 18 | `d`: f16, 32 elements of 4 bits: 16 bytes, in whose lower halves the first 16 elements lie |
+//! | Q4_1 | 32 | 20 | `d`, `m`: f16, elements as Q4_0 |
+//! | Q5_0 | 32 | 22 | `d`: f16, the elements' fifth bits: 4 bytes, the other four as Q4_0 |
+//! | Q5_1 | 32 | 24 | `d`, `m`: f16, elements as Q5_0 |
 //! | Q8_0 | 32 | 34 | `d`: f16, 32 elements: i8 |
+//! | IQ4_NL | 32 | 18 | as Q4_0 |
 //! | Q4_K | 256 | 144 | `d`, `dmin`: f16, 8 scales and 8 minimums of 6 bits: 12 bytes, 256 elements of 4 bits: 128 bytes |
 //! | Q5_K | 256 | 176 | as Q4_K, with the fifth bits of the elements, 32 bytes, before the other four |
 //! | Q6_K | 256 | 210 | 256 elements' lower four bits: 128 bytes, their upper two: 64 bytes, 16 scales: i8, `d`: f16 |
 //!
 //! ```text
+//! Q4_0, Q5_0    w = d · (q − 8), d · (q − 16)      q in 0..=15, 0..=31
+//! Q4_1, Q5_1    w = d · q + m                      q in 0..=15, 0..=31
 //! Q8_0          w = d · q                          q in −128..=127
+//! IQ4_NL        w = d · t_q                        q in 0..=15; a table of 16 numbers from −127 to 113
 //! Q4_K, Q5_K    w = d · sc_s · q − dmin · m_s      q in 0..=15, 0..=31; a scale and a minimum in 0..=63 for each 32 elements
 //! Q6_K          w = d · sc_s · (q − 32)            q in 0..=63; a scale for each 16 elements
 //! ```
 //!
 //! # Source
-//! The block structs of ggml (`ggml/src/ggml-common.h`) and the description of its quantisation types; checked against the
-//! reference reader in Python of the same project, gguf 0.19.0 (`gguf/quants.py`).
+//! The block structs of ggml (`ggml/src/ggml-common.h`, which has IQ4_NL's table, too) and the description of its quantisation types;
+//! checked against the reference reader in Python of the same project, gguf 0.19.0 (`gguf/quants.py`).
 
 use half::f16;
 
@@ -25,8 +33,18 @@ use super::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, reason = "the names that files and their readers use")]
 pub enum Blocks {
+    /// 4 bits, a scale for 32 elements: 4.5 bits an element.
+    Q4_0,
+    /// 4 bits, a scale and a minimum for 32 elements: 5 bits an element.
+    Q4_1,
+    /// 5 bits, a scale for 32 elements: 5.5 bits an element.
+    Q5_0,
+    /// 5 bits, a scale and a minimum for 32 elements: 6 bits an element.
+    Q5_1,
     /// 8 bits, a scale for 32 elements: 8.5 bits an element.
     Q8_0,
+    /// 4 bits, which are places in a table, a scale for 32 elements: 4.5 bits an element.
+    IQ4_NL,
     /// 4 bits, a scale and a minimum for 32 elements: 4.5 bits an element.
     Q4_K,
     /// 5 bits, a scale and a minimum for 32 elements: 5.5 bits an element.
@@ -38,14 +56,27 @@ pub enum Blocks {
 /// Elements of the largest block.
 pub(super) const ELEMENTS_MAX: usize = 256;
 
+/// What the elements of [`Blocks::IQ4_NL`] stand for: numbers that lie closer to each other near zero, where most weights are.
+pub(super) const IQ4_NL: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
 impl Blocks {
     /// All of them.
-    pub const ALL: &[Blocks] = &[Blocks::Q8_0, Blocks::Q4_K, Blocks::Q5_K, Blocks::Q6_K];
+    pub const ALL: &[Blocks] = &[
+        Blocks::Q4_0,
+        Blocks::Q4_1,
+        Blocks::Q5_0,
+        Blocks::Q5_1,
+        Blocks::Q8_0,
+        Blocks::IQ4_NL,
+        Blocks::Q4_K,
+        Blocks::Q5_K,
+        Blocks::Q6_K,
+    ];
 
     /// Elements of a block.
     pub const fn elements(self) -> usize {
         match self {
-            Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL => 32,
             Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
         }
     }
@@ -53,6 +84,10 @@ impl Blocks {
     /// Bytes of a block.
     pub const fn bytes(self) -> usize {
         match self {
+            Self::Q4_0 | Self::IQ4_NL => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
             Self::Q8_0 => 34,
             Self::Q4_K => 144,
             Self::Q5_K => 176,
@@ -71,36 +106,75 @@ impl Blocks {
         Ok(elements / self.elements() * self.bytes())
     }
 
+    /// Bits of an element.
+    pub(super) const fn bits(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q4_1 | Self::IQ4_NL | Self::Q4_K => 4,
+            Self::Q5_0 | Self::Q5_1 | Self::Q5_K => 5,
+            Self::Q6_K => 6,
+            Self::Q8_0 => 8,
+        }
+    }
+
+    /// Whether something is taken away from every weight that each block states for itself.
+    pub(super) const fn has_minimums(self) -> bool {
+        matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q4_K | Self::Q5_K)
+    }
+
+    /// How much elements are above what they stand for.
+    pub(super) const fn excess(self) -> i16 {
+        match self {
+            Self::Q4_0 => 8,
+            Self::Q5_0 => 16,
+            Self::Q6_K => 32,
+            Self::Q4_1 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL | Self::Q4_K | Self::Q5_K => 0,
+        }
+    }
+
     /// Elements that have a scale of their own.
     pub(super) const fn elements_a_scale(self) -> usize {
-        match self {
-            Self::Q8_0 | Self::Q4_K | Self::Q5_K => 32,
-            Self::Q6_K => 16,
-        }
+        if matches!(self, Self::Q6_K) { 16 } else { 32 }
     }
 }
 
-/// What one block holds, each number in a byte of its own. Of Q8_0 the first 32 quants are of use, and the scale is 1.
+/// What one block holds, each number in a byte of its own. Of blocks of 32 the first 32 quants are of use; their scale is 1, and where
+/// they have a minimum, that is 1, too.
 pub(super) struct Block {
     pub(super) d: f16,
+    /// What minimums are multiplied with before they are taken away: of Q4_1 and Q5_1, `−m`.
     pub(super) dmin: f16,
     /// Q6_K's are signed.
     pub(super) scales: [u8; 16],
     pub(super) mins: [u8; 8],
-    /// As they are stored: Q8_0's are signed, Q6_K's have 32 too much.
+    /// As they are stored: Q8_0's are signed, those of some others have [`Blocks::excess`] too much.
     pub(super) quants: [u8; ELEMENTS_MAX],
 }
 
 impl Block {
     pub(super) const EMPTY: Self =
-        Self { d: f16::ZERO, dmin: f16::ZERO, scales: [0; 16], mins: [0; 8], quants: [0; ELEMENTS_MAX] };
+        Self { d: f16::ZERO, dmin: f16::ZERO, scales: [1; 16], mins: [1; 8], quants: [0; ELEMENTS_MAX] };
 
     /// Reads one block, which has the bytes of its type.
     pub(super) fn read(&mut self, blocks: Blocks, bytes: &[u8]) {
         match blocks {
+            Blocks::Q4_0 | Blocks::Q4_1 | Blocks::Q5_0 | Blocks::Q5_1 | Blocks::IQ4_NL => {
+                self.d = half_at(bytes, 0);
+                let mut rest = &bytes[2..];
+                if blocks.has_minimums() {
+                    self.dmin = -half_at(rest, 0);
+                    rest = &rest[2..];
+                }
+                let (bits, nibbles) = rest.split_at(rest.len() - 16);
+                let (first, second) = self.quants[..32].split_at_mut(16);
+                for ((first, second), byte) in first.iter_mut().zip(second).zip(nibbles) {
+                    (*first, *second) = (byte & 0x0f, byte >> 4);
+                }
+                for (quants, bits) in self.quants.chunks_exact_mut(8).zip(bits) {
+                    quants.iter_mut().enumerate().for_each(|(p, quant)| *quant |= (bits >> p & 1) << 4);
+                }
+            }
             Blocks::Q8_0 => {
                 self.d = half_at(bytes, 0);
-                self.scales[0] = 1;
                 self.quants[..32].copy_from_slice(&bytes[2..34]);
             }
             Blocks::Q4_K => {
@@ -160,14 +234,16 @@ impl Block {
 
     /// The weight `p`, exactly.
     pub(super) fn weight(&self, blocks: Blocks, p: usize) -> f64 {
-        let (d, q) = (self.d.to_f64(), self.quants[p]);
-        let s = p / blocks.elements_a_scale();
+        let (d, q, s) = (self.d.to_f64(), self.quants[p], p / blocks.elements_a_scale());
+        let above = f64::from(q) - f64::from(blocks.excess());
         match blocks {
+            Blocks::Q4_0 | Blocks::Q5_0 => d * above,
             Blocks::Q8_0 => d * f64::from(q.cast_signed()),
-            Blocks::Q4_K | Blocks::Q5_K => {
-                d * f64::from(self.scales[s]) * f64::from(q) - self.dmin.to_f64() * f64::from(self.mins[s])
+            Blocks::IQ4_NL => d * f64::from(IQ4_NL[usize::from(q)]),
+            Blocks::Q4_1 | Blocks::Q5_1 | Blocks::Q4_K | Blocks::Q5_K => {
+                d * f64::from(self.scales[s]) * above - self.dmin.to_f64() * f64::from(self.mins[s])
             }
-            Blocks::Q6_K => d * f64::from(self.scales[s].cast_signed()) * (f64::from(q) - 32.0),
+            Blocks::Q6_K => d * f64::from(self.scales[s].cast_signed()) * above,
         }
     }
 }

@@ -32,6 +32,7 @@ mod pack;
 mod quantize;
 mod rows;
 mod simd;
+mod small;
 #[cfg(test)]
 mod tests;
 mod tile;

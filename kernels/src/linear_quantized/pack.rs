@@ -16,10 +16,10 @@ use crate::linear;
 /// Where the parts of one block of every output of a panel lie, in bytes from its start. `W` is the panel's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// Q8_0: elements `[groups 8, W, 4]`. The others: nibbles `[units 8, pairs 4, W, 4]`, a unit being 32 inputs: in a byte's lower
+    /// Of 8 bits: elements `[groups 8, W, 4]`. The others: nibbles `[units, pairs 4, W, 4]`, a unit being 32 inputs: in a byte's lower
     /// bits the element of the first group of a pair, in its upper ones that of the second; a group is 4 inputs.
     pub(super) quants: usize,
-    /// Q5_K: `[units 8, W, 4]`, bit `g` of a byte for group `g` of the unit. Q6_K: `[half units 16, W, 4]`, bits `2 g` and `2 g + 1`
+    /// Of 5 bits: `[units, W, 4]`, bit `g` of a byte for group `g` of the unit. Of 6 bits: `[half units, W, 4]`, bits `2 g` and `2 g + 1`
     /// of a byte for group `g` of the half.
     pub(super) bits: usize,
     /// `[pairs, W, 2]`, each pair the scales of elements side by side.
@@ -36,16 +36,16 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) const fn new(blocks: Blocks, width: usize) -> Self {
-        let (quants, bits, scales, mins, dmin) = match blocks {
-            Blocks::Q8_0 => (32, 0, 0, 0, 0),
-            Blocks::Q4_K => (128, 0, 8, 8, 2),
-            Blocks::Q5_K => (128, 32, 8, 8, 2),
-            Blocks::Q6_K => (128, 64, 16, 0, 0),
+        let elements = blocks.elements();
+        let (quants, bits) = match blocks.bits() {
+            8 => (elements, 0),
+            bits => (elements / 2, elements * (bits - 4) / 8),
         };
         let bits_at = quants * width;
         let scales_at = bits_at + bits * width;
-        let mins_at = scales_at + scales * width;
-        let d = mins_at + mins * width;
+        let mins_at = scales_at + scales(blocks) * width;
+        let d = mins_at + mins(blocks) * width;
+        let dmin = if blocks.has_minimums() { 2 } else { 0 };
         Self {
             quants: 0,
             bits: bits_at,
@@ -149,30 +149,31 @@ impl Quantized {
         let mut word = |at: usize, index: usize, word: u32| {
             to[at + (index * width + lane) * 4..][..4].copy_from_slice(&word.to_le_bytes());
         };
-        if blocks == Blocks::Q8_0 {
-            (0..8).for_each(|g| word(layout.quants, g, group(g)));
+        let (groups, units) = (blocks.elements() / 4, blocks.elements() / 32);
+        if blocks.bits() == 8 {
+            (0..groups).for_each(|g| word(layout.quants, g, group(g)));
         } else {
             // Four bytes at a time, of which no bit is moved to another byte.
             const LOW: u32 = 0x0f0f_0f0f;
-            (0..32)
+            (0..groups / 2)
                 .for_each(|pair| word(layout.quants, pair, group(2 * pair) & LOW | (group(2 * pair + 1) & LOW) << 4));
         }
-        match blocks {
-            Blocks::Q5_K => (0..8).for_each(|unit| {
+        match blocks.bits() {
+            5 => (0..units).for_each(|unit| {
                 let bits = |g| (group(8 * unit + g) >> 4 & 0x0101_0101) << g;
                 word(layout.bits, unit, (0..8).fold(0, |all, g| all | bits(g)));
             }),
-            Blocks::Q6_K => (0..16).for_each(|half| {
+            6 => (0..2 * units).for_each(|half| {
                 let bits = |g| (group(4 * half + g) >> 4 & 0x0303_0303) << (2 * g);
                 word(layout.bits, half, (0..4).fold(0, |all, g| all | bits(g)));
             }),
-            Blocks::Q8_0 | Blocks::Q4_K => {}
+            _ => {}
         }
         let mut byte = |at: usize, s: usize, byte: u8| to[at + (s / 2 * width + lane) * 2 + s % 2] = byte;
         (0..scales(blocks)).for_each(|s| byte(layout.scales, s, block.scales[s]));
         (0..mins(blocks)).for_each(|s| byte(layout.mins, s, block.mins[s]));
         to[layout.d + 2 * lane..][..2].copy_from_slice(&block.d.to_le_bytes());
-        if mins(blocks) > 0 {
+        if blocks.has_minimums() {
             to[layout.dmin + 2 * lane..][..2].copy_from_slice(&block.dmin.to_le_bytes());
         }
     }
@@ -185,14 +186,14 @@ impl Quantized {
         let byte = |at: usize, index: usize, i: usize| from[at + (index * width + lane) * 4 + i];
         for p in 0..blocks.elements() {
             let (g, i) = (p / 4, p % 4);
-            block.quants[p] = match blocks {
-                Blocks::Q8_0 => byte(layout.quants, g, i),
+            block.quants[p] = match blocks.bits() {
+                8 => byte(layout.quants, g, i),
                 _ => byte(layout.quants, g / 2, i) >> (4 * (g % 2)) & 0x0f,
             };
-            block.quants[p] |= match blocks {
-                Blocks::Q5_K => (byte(layout.bits, g / 8, i) >> (g % 8) & 1) << 4,
-                Blocks::Q6_K => (byte(layout.bits, g / 4, i) >> (2 * (g % 4)) & 3) << 4,
-                Blocks::Q8_0 | Blocks::Q4_K => 0,
+            block.quants[p] |= match blocks.bits() {
+                5 => (byte(layout.bits, g / 8, i) >> (g % 8) & 1) << 4,
+                6 => (byte(layout.bits, g / 4, i) >> (2 * (g % 4)) & 3) << 4,
+                _ => 0,
             };
         }
         let byte = |at: usize, s: usize| from[at + (s / 2 * width + lane) * 2 + s % 2];
@@ -200,7 +201,7 @@ impl Quantized {
         (0..scales(blocks)).for_each(|s| block.scales[s] = byte(layout.scales, s));
         (0..mins(blocks)).for_each(|s| block.mins[s] = byte(layout.mins, s));
         block.d = half(layout.d);
-        if mins(blocks) > 0 {
+        if blocks.has_minimums() {
             block.dmin = half(layout.dmin);
         }
         block
@@ -209,17 +210,10 @@ impl Quantized {
 
 /// Scales of a block, beside `d`.
 const fn scales(blocks: Blocks) -> usize {
-    match blocks {
-        Blocks::Q8_0 => 0,
-        Blocks::Q4_K | Blocks::Q5_K => 8,
-        Blocks::Q6_K => 16,
-    }
+    if blocks.elements() == 32 { 0 } else { blocks.elements() / blocks.elements_a_scale() }
 }
 
-/// Minimums of a block.
+/// Minimums of a block, beside `dmin`.
 const fn mins(blocks: Blocks) -> usize {
-    match blocks {
-        Blocks::Q8_0 | Blocks::Q6_K => 0,
-        Blocks::Q4_K | Blocks::Q5_K => 8,
-    }
+    if blocks.has_minimums() { scales(blocks) } else { 0 }
 }

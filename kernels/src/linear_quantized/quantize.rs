@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, IQ4_NL};
 use super::{Error, MINIMUM_SCALE};
 
 /// Puts numbers into blocks.
@@ -21,6 +21,11 @@ pub fn quantize(blocks: Blocks, values: &[f32]) -> Result<Vec<u8>, Error> {
     }
     for (index, values) in values.chunks_exact(blocks.elements()).enumerate() {
         match blocks {
+            Blocks::Q4_0 => offset(values, 4, &mut bytes),
+            Blocks::Q4_1 => ranged(values, 4, &mut bytes),
+            Blocks::Q5_0 => offset(values, 5, &mut bytes),
+            Blocks::Q5_1 => ranged(values, 5, &mut bytes),
+            Blocks::IQ4_NL => tabled(values, &mut bytes),
             Blocks::Q8_0 => q8_0(values, &mut bytes),
             Blocks::Q4_K => q4_or_q5(values, 15.0, &mut bytes),
             Blocks::Q5_K => q4_or_q5(values, 31.0, &mut bytes),
@@ -51,6 +56,53 @@ fn q8_0(values: &[f32], to: &mut Vec<u8>) -> Option<()> {
     to.extend(d.to_le_bytes());
     to.extend(values.iter().map(|x| ((x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8).cast_unsigned()));
     Some(())
+}
+
+/// Q4_0 and Q5_0: the largest magnitude becomes the least element, which reaches one step further than the greatest.
+fn offset(values: &[f32], bits: u32, to: &mut Vec<u8>) -> Option<()> {
+    let half = (1 << (bits - 1)) as f32;
+    let (d, inverse) = stored(furthest(values) / -half)?;
+    let quants = values.iter().map(|x| ((x * inverse).round_ties_even() + half).clamp(0.0, 2.0 * half - 1.0) as u8);
+    to.extend(d.to_le_bytes());
+    small_quants(&quants.collect::<Vec<u8>>(), bits, to);
+    Some(())
+}
+
+/// Q4_1 and Q5_1: the elements reach from the least number to the greatest.
+fn ranged(values: &[f32], bits: u32, to: &mut Vec<u8>) -> Option<()> {
+    let (least, most) = values.iter().fold((f32::MAX, f32::MIN), |(least, most), x| (least.min(*x), most.max(*x)));
+    let greatest = ((1 << bits) - 1) as f32;
+    let ((d, inverse), (m, _)) = (stored(most / greatest - least / greatest)?, stored(least)?);
+    let quants = values.iter().map(|x| ((x - m.to_f32()) * inverse).round_ties_even().clamp(0.0, greatest) as u8);
+    to.extend(d.to_le_bytes());
+    to.extend(m.to_le_bytes());
+    small_quants(&quants.collect::<Vec<u8>>(), bits, to);
+    Some(())
+}
+
+/// IQ4_NL: the place of the nearest number of the table, whose first one is the furthest from zero.
+fn tabled(values: &[f32], to: &mut Vec<u8>) -> Option<()> {
+    let (d, inverse) = stored(furthest(values) / f32::from(IQ4_NL[0]))?;
+    let off = |x: f32, place: usize| (x - f32::from(IQ4_NL[place])).abs();
+    let nearest =
+        |x: f32| (1..IQ4_NL.len()).fold(0, |best, place| if off(x, place) < off(x, best) { place } else { best });
+    let quants = values.iter().map(|x| nearest(x * inverse) as u8);
+    to.extend(d.to_le_bytes());
+    small_quants(&quants.collect::<Vec<u8>>(), 4, to);
+    Some(())
+}
+
+/// The number that is the furthest from zero.
+fn furthest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |furthest: f32, x| if x.abs() > furthest.abs() { *x } else { furthest })
+}
+
+/// 32 elements of 4 or 5 bits: the fifth bits, then the first 16 elements in the lower halves of 16 bytes.
+fn small_quants(quants: &[u8], bits: u32, to: &mut Vec<u8>) {
+    if bits == 5 {
+        to.extend(quants.chunks_exact(8).map(|quants| (0..8).fold(0, |all, p| all | quants[p] >> 4 << p)));
+    }
+    to.extend((0..16).map(|p| quants[p] & 0x0f | quants[p + 16] << 4));
 }
 
 /// Q4_K when the greatest quant is 15, Q5_K when it is 31.

@@ -1,13 +1,15 @@
 //! Rows in 8 bits, as the innermost loop reads them. f32 come in, whole numbers with their scales go out. Never anything of one
 //! instruction set: the same rows serve them all.
 
-use super::blocks::Blocks;
 use super::{Error, Quantized, simd};
 use crate::launch::aligned::Aligned;
 use crate::linear;
 
 /// Inputs of a lane of a vector: a word of 32 bits.
 pub(super) const GROUP: usize = 4;
+
+/// Elements of the smaller blocks.
+const SMALL: usize = 32;
 
 /// Rows in 8 bits, with a scale for as many inputs as a block of weights has. The memory is kept for the next ones.
 #[derive(Debug, Default)]
@@ -30,7 +32,7 @@ pub struct Rows {
 
 impl Rows {
     /// Puts rows `x: [m, k]` into 8 bits. They serve these weights, and all others of as many inputs whose blocks have as many
-    /// elements: rows for Q4_K serve Q5_K and Q6_K. What it held before is gone.
+    /// elements: rows for Q4_K serve Q5_K and Q6_K, those for Q8_0 serve Q5_0. What it held before is gone.
     ///
     /// # Errors
     /// [`linear::Error::Input`], when `x` is not whole rows.
@@ -40,8 +42,8 @@ impl Rows {
         let (count, k) = (self.count, self.inputs);
         self.words.resize(count * k / GROUP, 0);
         self.scales.resize(count * k / self.block, 0.0);
-        let of_sums = if weights.blocks() == Blocks::Q8_0 { 0 } else { count * k };
-        self.sums_16.resize(of_sums / 32, 0);
+        let of_sums = if self.block == SMALL { 0 } else { count * k };
+        self.sums_16.resize(count * k / 32, 0);
         self.sums_32.resize(of_sums / 64, 0);
         simd::quantize(x, weights.isa(), self.block, self);
         Ok(())

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::blocks::Blocks;
 use super::rows::GROUP;
-use super::tile::{Bits, Whole};
+use super::small::{self, Small};
+use super::tile::Bits;
 use super::{Epilogue, MINIMUM_SCALE, Quantized, Rows};
 use crate::launch::Isa;
 use crate::launch::aligned::Aligned;
@@ -33,9 +34,8 @@ pub(super) fn quantize(x: &[f32], isa: Isa, block: usize, rows: &mut Rows) {
         let scales = &mut rows.scales[row * (k / block)..][..k / block];
         lanes::run(isa, Round { x, to, block, scales });
         let words = &mut rows.words[row * (k / GROUP)..][..k / GROUP];
-        let has_sums = !rows.sums_16.is_empty();
-        let of_sums = if has_sums { k } else { 0 };
-        let sums_16 = &mut rows.sums_16[row * (of_sums / 32)..][..of_sums / 32];
+        let sums_16 = &mut rows.sums_16[row * (k / 32)..][..k / 32];
+        let of_sums = if rows.sums_32.is_empty() { 0 } else { k };
         let sums_32 = &mut rows.sums_32[row * (of_sums / 64)..][..of_sums / 64];
         bytes::run(isa, Narrow { from: to, words, sums_16, sums_32 });
     }
@@ -132,7 +132,12 @@ impl Product<'_> {
     fn run(self) {
         let isa = self.weights.isa();
         match self.weights.blocks() {
-            Blocks::Q8_0 => bytes::run(isa, Whole(self)),
+            Blocks::Q4_0 => bytes::run(isa, Small::<small::Q4_0>::new(self)),
+            Blocks::Q4_1 => bytes::run(isa, Small::<small::Q4_1>::new(self)),
+            Blocks::Q5_0 => bytes::run(isa, Small::<small::Q5_0>::new(self)),
+            Blocks::Q5_1 => bytes::run(isa, Small::<small::Q5_1>::new(self)),
+            Blocks::Q8_0 => bytes::run(isa, Small::<small::Q8_0>::new(self)),
+            Blocks::IQ4_NL => bytes::run(isa, Small::<small::IQ4_NL>::new(self)),
             Blocks::Q4_K => bytes::run(isa, Bits::<0>(self)),
             Blocks::Q5_K => bytes::run(isa, Bits::<1>(self)),
             Blocks::Q6_K => bytes::run(isa, Bits::<2>(self)),

@@ -21,22 +21,19 @@ use super::simd::Product;
 use crate::launch::bytes::{Bytes, Kernel};
 
 /// Vectors side by side in a panel, as in every packed operand.
-const VECTORS: usize = 2;
+pub(super) const VECTORS: usize = 2;
 
 /// Units of a block of 256: 32 inputs each.
 const UNITS: usize = 8;
 
 /// Pairs of groups of a unit: 8 inputs each.
-const PAIRS: usize = 4;
+pub(super) const PAIRS: usize = 4;
 
 /// Groups of a unit.
-const GROUPS: usize = 2 * PAIRS;
-
-/// Blocks of 32 at a time, as many inputs as the larger blocks have.
-const SMALL_BLOCKS: usize = 8;
+pub(super) const GROUPS: usize = 2 * PAIRS;
 
 /// Bytes of the widest vector.
-const VECTOR_MAX: usize = 32;
+pub(super) const VECTOR_MAX: usize = 64;
 
 // What one block of a panel is unpacked to, in vectors from its start.
 const SCALES: usize = 0;
@@ -59,7 +56,7 @@ const LINE: usize = 64;
 
 /// Asks for one part of `parts` of what lies ahead of a block of so many bytes.
 #[inline(always)]
-fn ahead<B: Bytes>(b: B, from: *const u8, len: usize, part: usize, parts: usize) {
+pub(super) fn ahead<B: Bytes>(b: B, from: *const u8, len: usize, part: usize, parts: usize) {
     let first = from.wrapping_add(AHEAD + part * len / parts);
     for line in 0..(len / parts).div_ceil(LINE) {
         b.prefetch(first.wrapping_add(line * LINE));
@@ -80,18 +77,18 @@ pub(super) struct Bits<'a, const HIGH: usize>(pub(super) Product<'a>);
 
 /// Some rows of `x` for one block, and where their sums go.
 #[derive(Clone, Copy)]
-struct Place {
-    words: *const u32,
-    words_stride: usize,
-    scales: *const f32,
-    scales_stride: usize,
-    /// The sums that minimums (or the 32 that 6 bits have too much) are multiplied with, in pairs.
-    sums: *const u32,
-    sums_stride: usize,
-    c: *mut f32,
-    c_stride: usize,
+pub(super) struct Place {
+    pub(super) words: *const u32,
+    pub(super) words_stride: usize,
+    pub(super) scales: *const f32,
+    pub(super) scales_stride: usize,
+    /// The sums that minimums (or what elements have too much) are multiplied with, in pairs.
+    pub(super) sums: *const u32,
+    pub(super) sums_stride: usize,
+    pub(super) c: *mut f32,
+    pub(super) c_stride: usize,
     /// Whether the sums in `c` are of inputs before these.
-    accumulate: bool,
+    pub(super) accumulate: bool,
 }
 
 impl Place {
@@ -100,7 +97,7 @@ impl Place {
     /// # Safety
     /// There are so many.
     #[inline(always)]
-    unsafe fn behind(self, row: usize) -> Self {
+    pub(super) unsafe fn behind(self, row: usize) -> Self {
         // SAFETY: the caller vouches for the rows.
         unsafe {
             Self {
@@ -180,7 +177,7 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
 }
 
 /// Bytes of a vector.
-const fn vector<B: Bytes>() -> usize {
+pub(super) const fn vector<B: Bytes>() -> usize {
     4 * B::WIDTH
 }
 
@@ -393,103 +390,6 @@ unsafe fn step<B: Bytes, const HIGH: usize, const PAIR: usize, const ROWS: usize
                     short[v] = b.splat(0);
                 }
             }
-        }
-    }
-}
-
-/// A product over blocks of 32 whose elements have 8 bits.
-pub(super) struct Whole<'a>(pub(super) Product<'a>);
-
-impl Kernel for Whole<'_> {
-    #[inline(always)]
-    fn run<B: Bytes>(self, b: B) {
-        const { assert!(B::TILE_ROWS == 4, "a tile for every count of rows") };
-        let Product { x, weights, panels, rows, c, c_stride } = self.0;
-        assert_eq!(weights.width(), VECTORS * B::WIDTH, "panels of this instruction set");
-        assert!(rows.end <= x.len(), "rows that are there");
-        let (k, blocks) = (weights.inputs(), weights.blocks_a_row());
-        let tiles = rows.len().div_ceil(B::TILE_ROWS);
-        for panel in panels.clone() {
-            let (first_block, layout) = weights.panel(panel);
-            for block in (0..blocks).step_by(SMALL_BLOCKS) {
-                let count = SMALL_BLOCKS.min(blocks - block);
-                // SAFETY: the panel has so many blocks, and each of the rows has what is read of it here; `c` has a panel's
-                // columns of every row, as who made the product vouches.
-                unsafe {
-                    let from = first_block.add(block * layout.len);
-                    let place = Place {
-                        words: x.words.as_ptr().add(rows.start * (k / GROUP) + block * GROUPS),
-                        words_stride: k / GROUP,
-                        scales: x.scales.as_ptr().add(rows.start * blocks + block),
-                        scales_stride: blocks,
-                        sums: std::ptr::null(),
-                        sums_stride: 0,
-                        c: c.add((panel - panels.start) * VECTORS * B::WIDTH),
-                        c_stride,
-                        accumulate: block > 0,
-                    };
-                    let mut first = 0;
-                    for index in 0..tiles {
-                        let rows = (rows.len() - first).div_ceil(tiles - index);
-                        let place = place.behind(first);
-                        match rows {
-                            1 => whole_tile::<B, 1>(b, from, layout, count, place),
-                            2 => whole_tile::<B, 2>(b, from, layout, count, place),
-                            3 => whole_tile::<B, 3>(b, from, layout, count, place),
-                            _ => whole_tile::<B, 4>(b, from, layout, count, place),
-                        }
-                        first += rows;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// `ROWS` rows times some blocks of a panel.
-///
-/// # Safety
-/// So many blocks can be read; the place has so many rows.
-#[inline(always)]
-unsafe fn whole_tile<B: Bytes, const ROWS: usize>(b: B, from: *const u8, layout: Layout, count: usize, place: Place) {
-    let mut totals = [[b.splat_f32(0.0); VECTORS]; ROWS];
-    if place.accumulate {
-        for (row, totals) in totals.iter_mut().enumerate() {
-            for (v, total) in totals.iter_mut().enumerate() {
-                // SAFETY: as the caller vouches.
-                *total = unsafe { b.load_f32(place.c.add(row * place.c_stride + v * B::WIDTH)) };
-            }
-        }
-    }
-    for block in 0..count {
-        let mut sums = [[b.splat(0); VECTORS]; ROWS];
-        // SAFETY: as the caller vouches.
-        unsafe {
-            let from = from.add(block * layout.len);
-            ahead(b, from, const { Layout::new(Blocks::Q8_0, VECTORS * B::WIDTH).len }, 0, 1);
-            for group in 0..GROUPS {
-                let at = from.add(group * VECTORS * vector::<B>());
-                let weights = [b.load(at), b.load(at.add(vector::<B>()))];
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let x = b.splat(*place.words.add(row * place.words_stride + block * GROUPS + group));
-                    for v in 0..VECTORS {
-                        sums[v] = b.add_signed(sums[v], weights[v], x);
-                    }
-                }
-            }
-            for v in 0..VECTORS {
-                let d = b.load_f16(from.add(layout.d + 2 * v * B::WIDTH));
-                for row in 0..ROWS {
-                    let scale = b.splat_f32(*place.scales.add(row * place.scales_stride + block));
-                    totals[row][v] = b.add(totals[row][v], b.mul(b.mul(b.float(sums[row][v]), d), scale));
-                }
-            }
-        }
-    }
-    for (row, totals) in totals.into_iter().enumerate() {
-        for (v, total) in totals.into_iter().enumerate() {
-            // SAFETY: as the caller vouches.
-            unsafe { b.store_f32(total, place.c.add(row * place.c_stride + v * B::WIDTH)) };
         }
     }
 }

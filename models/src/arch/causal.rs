@@ -1,15 +1,14 @@
 //! Decoders of Llama's kind: a `config.json` and the names in a checkpoint go in, a description comes out. What a family differs in
 //! beyond what its checkpoint shows (biases, norms of heads, joined matrices, further norms) is [`Family`].
 
-use super::decoder::{Decoder, Dense, Heads, Layer, Norm, NormKind, Rotary, Slice};
+use super::decoder::{Decoder, Dense, Heads, Layer, Longer, Norm, NormKind, Rotary, Slice};
 use super::parts;
+use super::scaling::{Lengths, Scaled};
 use super::settings::Settings;
 use crate::load::Error;
 use crate::load::checkpoint::Checkpoint;
 use crate::load::inspect::CONFIG;
-use kernels::rotary::frequencies;
 use serde_json::{Value, json};
-use std::f64::consts::TAU;
 
 /// What a family differs in.
 pub(super) struct Family {
@@ -134,6 +133,7 @@ pub(super) fn describe(config: &Value, checkpoint: &Checkpoint, family: &Family)
         heads,
         attention_softcap: softcap("attn_logit_softcapping")?,
         rotaries: angles.rotaries,
+        longer: angles.longer,
         layers: (0..count).map(layer).collect(),
         norm: parts.norm(format!("{prefix}norm"), h),
         norm_offset: checkpoint.norm_offset(family.norm_offset),
@@ -228,6 +228,7 @@ struct Angles {
     rotated: usize,
     /// Tokens of a sequence at most.
     context: usize,
+    longer: Option<Longer>,
 }
 
 impl Angles {
@@ -251,9 +252,10 @@ impl Angles {
         let scaling = if full.0.is_null() { settings.under("rope_scaling") } else { full };
         let theta = full.positive_or("rope_theta", settings.positive_or("rope_theta", theta)?)?;
         // Phi 3 states it beside the scaling.
-        let lengths = (positions, settings.size_or("original_max_position_embeddings", positions)?);
-        let (main, context) = scaled(scaling, dim, rotated, theta, lengths)?;
-        let mut angles = Self { rotaries: vec![main], of_windows: 0, rotated, context };
+        let original = settings.size_or("original_max_position_embeddings", positions)?;
+        let lengths = Lengths { positions, original };
+        let Scaled { rotary, context, longer } = Scaled::read(scaling, dim, rotated, theta, lengths)?;
+        let mut angles = Self { rotaries: vec![rotary], of_windows: 0, rotated, context, longer: None };
         let local = match by_kind {
             true => Some(of_rope.under("sliding_attention")),
             false => (!config["rope_local_base_freq"].is_null()).then_some(settings),
@@ -265,64 +267,13 @@ impl Angles {
             };
             let plain = if by_kind { local } else { Settings(&Value::Null) };
             angles.of_windows = angles.rotaries.len();
-            angles.rotaries.push(scaled(plain, dim, rotated, theta, lengths)?.0);
+            angles.rotaries.push(Scaled::read(plain, dim, rotated, theta, lengths)?.rotary);
         }
+        angles.longer = longer.map(|(rotary, context)| {
+            let mut rotaries = angles.rotaries.clone();
+            rotaries[0] = rotary;
+            Longer { context, rotaries }
+        });
         Ok(angles)
     }
-}
-
-/// Angles as a scaling changes them, and the tokens of a sequence at most.
-///
-/// # Source
-/// Linear: Chen et al., arXiv 2306.15595. Llama 3's: Grattafiori et al., arXiv 2407.21783, as `transformers` computes it. LongRoPE:
-/// Ding et al., arXiv 2402.13753, of which only the factors for short sequences are used: a sequence's keys are kept, so the factors
-/// cannot change while it grows.
-fn scaled(
-    scaling: Settings<'_>,
-    dim: usize,
-    rotated: usize,
-    theta: f64,
-    (positions, original): (usize, usize),
-) -> Result<(Rotary, usize), Error> {
-    let mut turned = frequencies(rotated, theta);
-    let mut context = positions;
-    let kind = scaling.word_or("rope_type", scaling.word_or("type", "default"));
-    let original = scaling.size_or("original_max_position_embeddings", original)?;
-    let mut amplitude = 1.0;
-    match kind {
-        "default" => {}
-        "linear" => {
-            let factor = scaling.positive_or("factor", 1.0)?;
-            turned.iter_mut().for_each(|frequency| *frequency /= factor);
-        }
-        "llama3" => {
-            let factor = scaling.positive_or("factor", 8.0)?;
-            let (low, high) =
-                (scaling.positive_or("low_freq_factor", 1.0)?, scaling.positive_or("high_freq_factor", 4.0)?);
-            for frequency in &mut turned {
-                let wavelength = TAU / *frequency;
-                let smooth = ((original as f64 / wavelength - low) / (high - low)).clamp(0.0, 1.0);
-                *frequency *= (1.0 - smooth) / factor + smooth;
-            }
-        }
-        "longrope" | "su" => {
-            let factors = scaling.0["short_factor"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let factors: Vec<f64> = factors.iter().filter_map(Value::as_f64).filter(|factor| *factor > 0.0).collect();
-            if factors.len() != turned.len() {
-                return Err(Error::config(CONFIG, format!("short_factor needs {} positive numbers", turned.len())));
-            }
-            turned.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= factor);
-            context = context.min(original);
-            let longer = scaling.positive_or("factor", positions as f64 / original as f64)?;
-            let usual = if longer > 1.0 { (1.0 + longer.ln() / (original as f64).ln()).sqrt() } else { 1.0 };
-            amplitude = scaling.positive_or("attention_factor", usual)?;
-        }
-        other => {
-            let detail = format!("rope_type {other:?} is not supported; default, linear, llama3 and longrope are");
-            return Err(Error::config(CONFIG, detail));
-        }
-    }
-    // What is not turned has an angle of zero, and stands where the other half of a pair is.
-    turned.resize(dim / 2, 0.0);
-    Ok((Rotary { frequencies: turned, amplitude }, context))
 }

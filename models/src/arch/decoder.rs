@@ -30,6 +30,8 @@ pub struct Decoder {
     pub attention_softcap: Option<f32>,
     /// Rotary positions that layers choose from.
     pub rotaries: Vec<Rotary>,
+    /// What makes longer sequences possible.
+    pub longer: Option<Longer>,
     /// In their order.
     pub layers: Vec<Layer>,
     /// After the last layer.
@@ -42,7 +44,25 @@ pub struct Decoder {
     pub output_softcap: Option<f32>,
 }
 
+/// Other angles, with which sequences may be longer. They are another model's, as it were: keys are kept, so that angles cannot change
+/// while a sequence grows, and what is in one cache must be turned alike.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Longer {
+    /// Tokens of a sequence at most.
+    pub context: usize,
+    /// In the place of the decoder's.
+    pub rotaries: Vec<Rotary>,
+}
+
 impl Decoder {
+    /// The same for sequences of so many tokens: with the angles for longer ones where they are asked for, else as it is.
+    pub fn for_sequences_of(mut self, tokens: Option<usize>) -> Self {
+        if let Some(Longer { context, rotaries }) = self.longer.take_if(|_| tokens > Some(self.context)) {
+            (self.context, self.rotaries) = (context, rotaries);
+        }
+        self
+    }
+
     /// Token ids are below this.
     pub fn vocabulary(&self) -> usize {
         self.words.shape[0]

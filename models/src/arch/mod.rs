@@ -21,6 +21,7 @@ pub mod phi3;
 pub mod qwen2;
 pub mod qwen3;
 pub mod roberta;
+mod scaling;
 mod settings;
 #[cfg(feature = "candle")]
 mod weights;

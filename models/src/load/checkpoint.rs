@@ -37,7 +37,12 @@ const PRECISIONS: &[(&str, Type)] = &[
     ("f32", Type::Plain(Stored::F32)),
     ("f16", Type::Plain(Stored::F16)),
     ("bf16", Type::Plain(Stored::Bf16)),
+    ("q4_0", Type::Blocks(Blocks::Q4_0)),
+    ("q4_1", Type::Blocks(Blocks::Q4_1)),
+    ("q5_0", Type::Blocks(Blocks::Q5_0)),
+    ("q5_1", Type::Blocks(Blocks::Q5_1)),
     ("q8_0", Type::Blocks(Blocks::Q8_0)),
+    ("iq4_nl", Type::Blocks(Blocks::IQ4_NL)),
     ("q4_k", Type::Blocks(Blocks::Q4_K)),
     ("q5_k", Type::Blocks(Blocks::Q5_K)),
     ("q6_k", Type::Blocks(Blocks::Q6_K)),
@@ -111,14 +116,15 @@ impl<'a> View<'a> {
 }
 
 impl Checkpoint {
-    /// Opens the safetensors files of a manifest, or where there are none, its GGUF file.
+    /// Opens the safetensors files of a manifest, or where there are none, its GGUF file or files.
     ///
     /// # Errors
     /// When a file cannot be read or is broken, or does not belong to the others.
     pub fn open(folder: &Path, manifest: &Manifest) -> Result<Self, Error> {
-        Ok(Self(match manifest.gguf() {
-            Some(path) => Files::Gguf(Box::new(gguf::Tensors::open(folder, path)?)),
-            None => Files::Safetensors(safetensors::Files::open(folder, manifest)?),
+        let ggufs = manifest.ggufs();
+        Ok(Self(match ggufs.is_empty() {
+            false => Files::Gguf(Box::new(gguf::Tensors::open(folder, &ggufs)?)),
+            true => Files::Safetensors(safetensors::Files::open(folder, manifest)?),
         }))
     }
 

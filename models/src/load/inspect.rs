@@ -51,22 +51,23 @@ pub fn is_wanted(path: &str) -> bool {
 /// What one GGUF file is called where there are several.
 const GGUF: &str = "model.gguf";
 
-/// Which of a model's files is its GGUF file: none where there are safetensors. Files of pictures' encoders, which have names of their
-/// own, are left alone.
+/// Which of a model's files is its GGUF file, with all parts of it in their order: none where there are safetensors. Files of pictures'
+/// encoders, which have names of their own, are left alone.
 ///
 /// # Errors
-/// When there are several, none of which is called `model.gguf`: how small the model shall be is not for us to guess.
-pub fn choose_gguf<'p>(paths: impl IntoIterator<Item = &'p str>) -> Result<Option<&'p str>, Error> {
+/// When there are several, none of which is called `model.gguf`: how small the model shall be is not for us to guess. When a part is
+/// missing.
+pub fn choose_gguf<'p>(paths: impl IntoIterator<Item = &'p str>) -> Result<Vec<&'p str>, Error> {
     let paths: Vec<&str> = paths.into_iter().filter(|path| !path.contains('/')).collect();
     if paths.iter().any(|path| path.ends_with(".safetensors")) {
-        return Ok(None);
+        return Ok(vec![]);
     }
     let is_text = |path: &&str| path.ends_with(".gguf") && !path.starts_with("mmproj");
     let found: Vec<&str> = paths.into_iter().filter(is_text).collect();
     match found.as_slice() {
-        [] => Ok(None),
-        [only] => Ok(Some(*only)),
-        several if several.contains(&GGUF) => Ok(Some(GGUF)),
+        [] => Ok(vec![]),
+        several if several.contains(&GGUF) => Ok(vec![GGUF]),
+        [first, rest @ ..] if rest.iter().all(|path| gguf::are_one(first, path)) => gguf::in_order(&found),
         several => Err(Error::config("*.gguf", format!("{}: keep one, or call it {GGUF}", several.join(", ")))),
     }
 }
@@ -104,8 +105,8 @@ pub fn inspect(
     };
     refuse_without_weights(folder, &manifest)?;
     manifest.check()?;
-    if let Some(path) = manifest.gguf().map(str::to_owned) {
-        return describe_gguf(manifest, folder, &path, name.is_none());
+    if manifest.gguf().is_some() {
+        return describe_gguf(manifest, folder, name.is_none());
     }
     let checkpoint = Checkpoint::open(folder, &manifest)?;
     if manifest.has_safetensors() {
@@ -147,8 +148,8 @@ pub fn inspect(
 }
 
 /// What a GGUF file says of its model. That it has a tokenizer is seen here, and not when the model is loaded.
-fn describe_gguf(mut manifest: Manifest, folder: &Path, path: &str, is_unnamed: bool) -> Result<Manifest, Error> {
-    let gguf = Gguf::open(folder, path)?;
+fn describe_gguf(mut manifest: Manifest, folder: &Path, is_unnamed: bool) -> Result<Manifest, Error> {
+    let gguf = Gguf::open(folder, &manifest.ggufs())?;
     let config = gguf::config(&gguf)?;
     let architecture = arch::ALL.iter().find(|architecture| (architecture.claims)(&config));
     let Some(Architecture { name, decode: Some(decode), .. }) = architecture else {
@@ -300,10 +301,10 @@ fn list(folder: &Path) -> Result<Vec<File>, Error> {
         let folder_of = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_string());
         graph.as_deref().is_some_and(|g| folder_of(g) == folder_of(path)) && is_external_data(path)
     };
-    let gguf = choose_gguf(paths.iter().map(String::as_str))?.map(str::to_owned);
+    let ggufs: Vec<String> = choose_gguf(paths.iter().map(String::as_str))?.into_iter().map(str::to_owned).collect();
     paths.retain(|path| {
         let is_other_graph = path.ends_with(".onnx") && graph.as_ref() != Some(path);
-        let is_other_gguf = path.ends_with(".gguf") && gguf.as_ref() != Some(path);
+        let is_other_gguf = path.ends_with(".gguf") && !ggufs.contains(path);
         !is_other_graph && !is_other_gguf && (is_wanted(path) || graph.as_ref() == Some(path) || beside(path))
     });
     paths.iter().map(|path| hash(folder, path)).collect()
@@ -432,17 +433,20 @@ mod tests {
 
     #[test]
     fn one_gguf_file_is_chosen_or_none() {
-        let check = |paths: &[&str], want: Result<Option<&str>, &str>| match (choose_gguf(paths.iter().copied()), want)
-        {
+        let check = |paths: &[&str], want: Result<&[&str], &str>| match (choose_gguf(paths.iter().copied()), want) {
             (Ok(found), Ok(want)) => assert_eq!(found, want, "{paths:?}"),
             (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{error}"),
             (found, want) => panic!("{found:?} is not {want:?}"),
         };
-        check(&["README.md"], Ok(None));
-        check(&["README.md", "a-Q4_K_M.gguf", "mmproj-a.gguf", "old/b.gguf"], Ok(Some("a-Q4_K_M.gguf")));
-        check(&["a.gguf", "model.gguf"], Ok(Some("model.gguf")));
-        check(&["a.gguf", "model.safetensors"], Ok(None));
+        check(&["README.md"], Ok(&[]));
+        check(&["README.md", "a-Q4_K_M.gguf", "mmproj-a.gguf", "old/b.gguf"], Ok(&["a-Q4_K_M.gguf"]));
+        check(&["a.gguf", "model.gguf"], Ok(&["model.gguf"]));
+        check(&["a.gguf", "model.safetensors"], Ok(&[]));
         check(&["a.gguf", "b.gguf"], Err("a.gguf, b.gguf"));
+        let parts = ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"];
+        check(&[parts[1], "mmproj-a.gguf", parts[0]], Ok(&parts));
+        check(&[parts[0]], Err("a-00002-of-00002.gguf"));
+        check(&[parts[0], parts[1], "a.gguf"], Err("keep one"));
     }
 
     #[test]

@@ -422,8 +422,9 @@ fn check_graphs(folder: &Path, manifest: &Manifest) -> Result<Option<(PathBuf, o
 
 /// `config.json`, or null when the model has none; that of a GGUF file stands in it.
 fn read_config(folder: &Path, manifest: &Manifest) -> Result<serde_json::Value, Error> {
-    if let Some(path) = manifest.gguf() {
-        return gguf::config(&gguf::Gguf::open(folder, path)?);
+    let ggufs = manifest.ggufs();
+    if !ggufs.is_empty() {
+        return gguf::config(&gguf::Gguf::open(folder, &ggufs)?);
     }
     if !manifest.files.iter().any(|file| file.path == inspect::CONFIG) {
         return Ok(serde_json::Value::Null);

@@ -53,7 +53,7 @@ pub fn text_need(manifest: &Manifest, folder: &Path, options: &Options) -> Resul
     }
     let decode = check(manifest, options)?;
     let checkpoint = Checkpoint::open(folder, manifest)?;
-    let described = decode(&read_config(folder, manifest)?, &checkpoint)?;
+    let described = decode(&read_config(folder, manifest)?, &checkpoint)?.for_sequences_of(manifest.max_tokens);
     let context = manifest.max_tokens.map_or(described.context, |most| most.min(described.context));
     let block_bytes = decoder::block_bytes(&described).ok_or_else(|| Error::Backend {
         backend: "kernels",
@@ -117,7 +117,8 @@ pub(super) fn check(manifest: &Manifest, options: &Options) -> Result<Decode, Er
 /// When the tokenizer is missing or a file is broken.
 pub fn load_language(manifest: &Manifest, folder: &Path) -> Result<Language, Error> {
     let has = |path: &str| manifest.files.iter().any(|file| file.path == path);
-    let gguf = manifest.gguf().map(|path| Gguf::open(folder, path)).transpose()?;
+    let ggufs = manifest.ggufs();
+    let gguf = if ggufs.is_empty() { None } else { Some(Gguf::open(folder, &ggufs)?) };
     // What lies beside a GGUF file is there because somebody wants it so.
     let tokenizer = match &gguf {
         Some(gguf) if !has(inspect::TOKENIZER) => gguf::tokenizer(gguf)?,

@@ -1,7 +1,7 @@
 //! GGUF files of every architecture and of every type of block against the checkpoints that they were made of, and files that are
 //! broken or hostile.
 
-use crate::decoders::{self, CACHE_BYTES, NAMES, Text, argmax, check_engine, step};
+use crate::decoders::{self, CACHE_BYTES, NAMES, Text, argmax, check_engine, check_texts, step};
 use crate::gguf_file::{As, File, Meta, Model, Tensor};
 use crate::support::{On, data, options};
 use kernels::linear_quantized::Blocks;
@@ -144,6 +144,8 @@ fn types_may_differ_from_tensor_to_tensor() {
         _ if name.contains("v_proj") && name.contains(".0.") => As::Blocks(Blocks::Q6_K),
         _ if name.contains("v_proj") => As::F16,
         _ if name.contains("k_proj") && name.contains(".1.") => As::Blocks(Blocks::Q8_0),
+        _ if name.contains("o_proj") => As::Blocks(Blocks::Q4_1),
+        _ if name.contains("gate_proj") => As::Blocks(Blocks::Q5_0),
         _ if name.contains("up_proj") => As::Bf16,
         _ if name.contains("embed_tokens") => As::Blocks(Blocks::Q6_K),
         _ if name.contains("down_proj") => As::Blocks(Blocks::Q5_K),
@@ -163,6 +165,68 @@ fn good() -> File {
 fn check_refused(file: &File, words: &str) {
     let error = load("llama", &file.bytes()).err().unwrap_or_else(|| panic!("{words}: it was loaded")).to_string();
     assert!(error.contains(words), "{error} does not say {words:?}");
+}
+
+/// The parts of a file as `gguf-split` makes them, by their names: the first has the metadata.
+fn in_parts(file: &File, count: usize) -> Vec<(String, File)> {
+    let part = |index: usize| {
+        let tensors = file.tensors.iter().skip(index).step_by(count).cloned().collect();
+        let mut part = File { values: if index == 0 { file.values.clone() } else { vec![] }, tensors };
+        part.set("split.no", Meta::U32(index as u32));
+        part.set("split.count", Meta::U32(count as u32));
+        part.set("split.tensors.count", Meta::U32(file.tensors.len() as u32));
+        (format!("m-{:05}-of-{count:05}.gguf", index + 1), part)
+    };
+    (0..count).map(part).collect()
+}
+
+fn load_parts(parts: &[(String, File)]) -> Result<Box<dyn Generator>, load::Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let listed = |(name, part): &(String, File)| {
+        let bytes = part.bytes();
+        std::fs::write(folder.path().join(name), &bytes).unwrap();
+        manifest::File { path: name.clone(), sha256: "0".repeat(64), bytes: bytes.len() as u64 }
+    };
+    let fake = models::backend::fake::manifest_for("gguf", Task::Generate);
+    // In any order.
+    let files = parts.iter().rev().map(listed).collect();
+    let manifest = Manifest { architecture: "llama".into(), files, ..fake };
+    load_generator(&manifest, folder.path(), &options(On::Kernels), CACHE_BYTES)
+}
+
+#[test]
+fn a_file_in_parts_is_the_file() {
+    for count in [1, 2, 5] {
+        check_engine("smollm2", load_parts(&in_parts(&good(), count)).unwrap());
+    }
+    // The first part may hold metadata only.
+    let mut parts = in_parts(&good(), 2);
+    let tensors = std::mem::take(&mut parts[0].1.tensors);
+    parts[1].1.tensors.extend(tensors);
+    check_engine("smollm2", load_parts(&parts).unwrap());
+}
+
+#[test]
+fn parts_that_are_missing_twice_or_another_models_are_refused_and_named() {
+    let refused = |change: &dyn Fn(&mut Vec<(String, File)>), words: &[&str]| {
+        let mut parts = in_parts(&good(), 3);
+        change(&mut parts);
+        let error = load_parts(&parts).err().unwrap_or_else(|| panic!("{words:?}: it was loaded")).to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error} does not say {words:?}");
+    };
+    refused(&|parts| drop(parts.remove(1)), &["m-00002-of-00003.gguf", "missing"]);
+    refused(&|parts| drop(parts.remove(0)), &["m-00001-of-00003.gguf", "missing"]);
+    refused(&|parts| parts[2].1 = parts[1].1.clone(), &["m-00003-of-00003.gguf", "it is part 2 of 3"]);
+    refused(&|parts| parts.push(("n.gguf".into(), good())), &["n.gguf", "keep one"]);
+    refused(&|parts| *parts = in_parts(&good(), 2).split_off(1), &["m-00001-of-00002.gguf", "missing"]);
+    refused(&|parts| _ = parts[1].1.set("split.count", Meta::U32(4)), &["m-00002-of-00003.gguf", "one of 4 parts"]);
+    refused(&|parts| _ = parts[1].1.set("split.no", Meta::text("1")), &["m-00002-of-00003.gguf", "split.no"]);
+    refused(&|parts| drop(parts[1].1.tensors.pop()), &["m-00001-of-00003.gguf", "split.tensors.count"]);
+    let twice = |parts: &mut Vec<(String, File)>| {
+        let tensor = parts[0].1.tensors[0].clone();
+        parts[2].1.tensors.push(tensor);
+    };
+    refused(&twice, &["m-00003-of-00003.gguf", "is also in m-00001-of-00003.gguf"]);
 }
 
 #[test]
@@ -187,11 +251,24 @@ fn metadata_that_fits_no_model_is_refused() {
     with("llama.attention.layer_norm_rms_epsilon", Meta::Bool(true), "rms_epsilon");
     with("llama.attention.layer_norm_rms_epsilon", Meta::F32(f32::NAN), "rms_epsilon is NaN");
     with("llama.rope.freq_base", Meta::F32(-1.0), "rope_theta");
-    with("llama.rope.scaling.type", Meta::text("yarn"), "yarn");
+    with("llama.rope.scaling.type", Meta::text("yarn"), "rope.scaling.factor is missing");
+    with("llama.rope.scaling.type", Meta::text("longrope"), "short_factor");
+    with("llama.rope.scaling.type", Meta::text("twisted"), "twisted");
+    with("llama.rope.scaling.attn_factor", Meta::F32(1.5), "attn_factor is 1.5");
+    let with_yarn = |key: &str, value: Meta, words: &str| {
+        let mut file = good();
+        file.set("llama.rope.scaling.type", Meta::text("yarn")).set("llama.rope.scaling.factor", Meta::F32(4.0));
+        assert!(load("llama", &file.bytes()).is_ok());
+        check_refused(file.set(key, value), words);
+    };
+    with_yarn("llama.rope.scaling.yarn_ext_factor", Meta::F32(0.5), "yarn_ext_factor is 0.5");
+    with_yarn("llama.rope.scaling.yarn_log_multiplier", Meta::F32(0.1), "yarn_log_multiplier");
+    with_yarn("llama.rope.scaling.yarn_beta_fast", Meta::F32(-1.0), "beta_fast");
     with("llama.rope.dimension_count", Meta::U32(8), "8 of the 16 elements");
     with("llama.expert_count", Meta::U32(8), "num_local_experts");
     with("llama.pooling_type", Meta::U32(3), "embeddings");
-    with("split.count", Meta::U32(2), "one of several parts");
+    with("split.count", Meta::U32(2), "one of 2 parts");
+    with("split.tensors.count", Meta::U32(2), "split.tensors.count is 2");
     let of_head = |count: usize| {
         let mut file = good();
         file.tensors.push(("rope_freqs.weight".into(), vec![count], 0, vec![0; 4 * count]));
@@ -201,6 +278,18 @@ fn metadata_that_fits_no_model_is_refused() {
     let mut file = of_head(4);
     file.tensors.last_mut().unwrap().3 = [1.0_f32; 4].iter().flat_map(|x| x.to_le_bytes()).collect();
     check_refused(&file, "short_factor");
+    file.set("llama.rope.scaling.type", Meta::text("yarn"));
+    check_refused(&file, "beside rope_freqs.weight");
+}
+
+#[test]
+fn a_file_has_the_factors_for_long_texts() {
+    let (model, stored) = Model::read(&data("decoder/phi4-mini"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("m.gguf"), model.gguf(|_| stored).bytes()).unwrap();
+    let manifest = Manifest { max_tokens: Some(256), ..manifest(folder.path(), "phi3") };
+    let engine = load_generator(&manifest, folder.path(), &options(On::Kernels), CACHE_BYTES).unwrap();
+    check_texts("phi4-mini", engine, |tokens| tokens > 64);
 }
 
 #[test]
@@ -219,7 +308,8 @@ fn tensors_that_fit_no_model_are_refused() {
     changed("token_embd.weight", &renamed("blk.0.attn_q.bias"), "is missing");
     changed("blk.0.attn_q.weight", &|tensor| tensor.1 = vec![96, 24], "configuration says");
     changed("blk.0.attn_q.weight", &|tensor| tensor.1 = vec![47, 48], "no heads");
-    changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 2, "tensor blk.0.attn_v.weight: ");
+    changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 2, "whole blocks of 32");
+    changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 10, "tensor blk.0.attn_v.weight: is stored as Q2_K");
     changed("blk.0.attn_v.weight", &|tensor| tensor.2 = 8, "whole blocks of 32");
     changed("blk.0.attn_v.weight", &|tensor| tensor.1 = vec![usize::MAX / 2, 48], "larger than memory");
     changed("blk.0.attn_norm.weight", &|tensor| (tensor.1, tensor.2) = (vec![64], 8), "configuration says");

@@ -63,10 +63,15 @@ impl As {
         match self {
             As::F32 => 0,
             As::F16 => 1,
+            As::Blocks(Blocks::Q4_0) => 2,
+            As::Blocks(Blocks::Q4_1) => 3,
+            As::Blocks(Blocks::Q5_0) => 6,
+            As::Blocks(Blocks::Q5_1) => 7,
             As::Blocks(Blocks::Q8_0) => 8,
             As::Blocks(Blocks::Q4_K) => 12,
             As::Blocks(Blocks::Q5_K) => 13,
             As::Blocks(Blocks::Q6_K) => 14,
+            As::Blocks(Blocks::IQ4_NL) => 20,
             As::Bf16 => 30,
         }
     }
@@ -331,6 +336,21 @@ impl Model {
             Some("linear") => {
                 set("rope.scaling.type", Some(Meta::text("linear")));
                 set("rope.scaling.factor", scaling["factor"].as_f64().map(|factor| Meta::F32(factor as f32)));
+            }
+            Some("yarn") => {
+                let number = |key: &str| scaling[key].as_f64().map(|number| Meta::F32(number as f32));
+                set("rope.scaling.type", Some(Meta::text("yarn")));
+                set("rope.scaling.factor", number("factor"));
+                set("rope.scaling.yarn_beta_fast", number("beta_fast"));
+                set("rope.scaling.yarn_beta_slow", number("beta_slow"));
+                let original = scaling["original_max_position_embeddings"].as_u64().unwrap();
+                set("rope.scaling.original_context_length", Some(Meta::U32(original as u32)));
+                // What a reader multiplies with already.
+                let grown = |share: f64| 0.1 * share * scaling["factor"].as_f64().unwrap().ln() + 1.0;
+                if let (Some(over), Some(under)) = (scaling["mscale"].as_f64(), scaling["mscale_all_dim"].as_f64()) {
+                    let factor = grown(over) / grown(under) / grown(1.0);
+                    set("rope.scaling.attn_factor", Some(Meta::F32(factor as f32)));
+                }
             }
             Some("longrope") => {
                 let original = config["original_max_position_embeddings"].as_f64().unwrap();

@@ -82,7 +82,7 @@ fn of_bytes(pre: &str) -> File {
 fn open(file: &File) -> Result<Gguf, load::Error> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("m.gguf"), file.bytes()).unwrap();
-    Gguf::open(folder.path(), "m.gguf")
+    Gguf::open(folder.path(), &["m.gguf"])
 }
 
 /// The tokens of a text as texts.
@@ -339,7 +339,7 @@ fn vocabularies_of_published_models_give_their_tokens() {
     for name in ["gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"] {
         let path = format!("ggml-vocab-{name}.gguf");
         let read = |ending: &str| std::fs::read_to_string(folder.join(format!("{path}.{ending}"))).unwrap();
-        let tokenizer = tokenizer(&Gguf::open(&folder, &path).unwrap()).unwrap();
+        let tokenizer = tokenizer(&Gguf::open(&folder, &[&path]).unwrap()).unwrap();
         let (texts, tokens) = (read("inp"), read("out"));
         let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
         let mut looked_at = 0;

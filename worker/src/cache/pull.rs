@@ -248,13 +248,13 @@ impl Puller {
         }
         let refused = |reason: String| Error::Refused { model: repository.into(), reason };
         // Repositories have the same model in many sizes.
-        let gguf = load::choose_gguf(files.iter().map(|file| file.path.as_str()));
-        let gguf =
-            gguf.map_err(|error| refused(format!("{error}; fetch the one that you want, and add its folder")))?;
-        let gguf = gguf.map(str::to_owned);
-        files.retain(|file| !file.path.ends_with(".gguf") || gguf.as_ref() == Some(&file.path));
+        let ggufs = load::choose_gguf(files.iter().map(|file| file.path.as_str()));
+        let ggufs =
+            ggufs.map_err(|error| refused(format!("{error}; fetch the one that you want, and add its folder")))?;
+        let ggufs: Vec<String> = ggufs.into_iter().map(str::to_owned).collect();
+        files.retain(|file| !file.path.ends_with(".gguf") || ggufs.contains(&file.path));
         if !files.iter().any(|file| file.path.ends_with(".safetensors") || file.path.ends_with(".onnx"))
-            && gguf.is_none()
+            && ggufs.is_empty()
         {
             return Err(refused(
                 "it has no safetensors, no GGUF file and no model.onnx; other formats are not read".into(),

@@ -1,4 +1,4 @@
-//! Products of bytes of x86-64: AVX2. Vectors come in, vectors go out. Never a choice: `super::run` makes it.
+//! Products of bytes of x86-64: AVX2, and AVX-512 with VNNI. Vectors come in, vectors go out. Never a choice: `super::run` makes it.
 
 use std::arch::x86_64::*;
 
@@ -19,7 +19,7 @@ macro_rules! instructions {
     ($($name:ident($($v:ident: $type:ty),+) -> $out:ty = $intrinsic:ident;)+) => {$(
         #[inline(always)]
         fn $name(self, $($v: $type),+) -> $out {
-            // SAFETY: `self` proves AVX2.
+            // SAFETY: `self` proves AVX2, or AVX-512 with VNNI.
             unsafe { $intrinsic($($v),+) }
         }
     )+};
@@ -117,6 +117,17 @@ impl Bytes for Avx2 {
     }
 
     #[inline(always)]
+    fn lookup(self, table: &[i8; 16], places: __m256i) -> __m256i {
+        // SAFETY: `self` proves AVX2; the table is 16 bytes, which need no alignment.
+        unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), places) }
+    }
+
+    #[inline(always)]
+    fn add_short(self, sums: __m256i, short: __m256i) -> __m256i {
+        self.add_scaled(sums, short, self.splat(0x0001_0001))
+    }
+
+    #[inline(always)]
     fn add_scaled(self, sums: __m256i, short: __m256i, scales: __m256i) -> __m256i {
         // SAFETY: `self` proves AVX2.
         unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(short, scales)) }
@@ -182,5 +193,160 @@ impl Bytes for Avx2 {
     unsafe fn store_f32(self, v: __m256, to: *mut f32) {
         // SAFETY: `self` proves AVX2; the caller vouches for 8 f32.
         unsafe { _mm256_storeu_ps(to, v) }
+    }
+}
+
+/// The proof that the CPU has AVX-512 F, BW and VNNI. Made only by [`run_vnni`].
+#[derive(Clone, Copy)]
+pub(super) struct Vnni(());
+
+/// Runs the kernel with AVX-512 and VNNI switched on.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn run_vnni<K: Kernel>(kernel: K) {
+    kernel.run(Vnni(()));
+}
+
+impl Bytes for Vnni {
+    type I = __m512i;
+    type F = __m512;
+    const WIDTH: usize = 16;
+    const TILE_ROWS: usize = 4;
+    const IS_NARROW: bool = false;
+
+    instructions! {
+        // Weights are unsigned, inputs signed, as the instruction has it.
+        add_unsigned(sums: __m512i, weights: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32;
+        add_short(sums: __m512i, short: __m512i) -> __m512i = _mm512_add_epi32;
+        add_pairs(sums: __m512i, pairs: __m512i, x: __m512i) -> __m512i = _mm512_dpwssd_epi32;
+        float(v: __m512i) -> __m512 = _mm512_cvtepi32_ps;
+        splat_f32(x: f32) -> __m512 = _mm512_set1_ps;
+        add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps;
+        sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps;
+        mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps;
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch reads nothing, so any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const u8) -> __m512i {
+        // SAFETY: `self` proves AVX-512; the caller vouches for 64 bytes.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, v: __m512i, to: *mut u8) {
+        // SAFETY: `self` proves AVX-512; the caller vouches for 64 bytes.
+        unsafe { _mm512_storeu_si512(to.cast(), v) }
+    }
+
+    #[inline(always)]
+    fn splat(self, word: u32) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_epi32(word.cast_signed()) }
+    }
+
+    #[inline(always)]
+    fn low(self, v: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_and_si512(v, _mm512_set1_epi8(0x0f)) }
+    }
+
+    #[inline(always)]
+    fn high(self, v: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW.
+        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(0x0f)) }
+    }
+
+    #[inline(always)]
+    fn with_bits(self, nibbles: __m512i, v: __m512i, left: i32, mask: u8) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW.
+        unsafe {
+            // `left` is a constant wherever this is inlined, so that one arm is left.
+            let moved = match left {
+                4 => _mm512_slli_epi16::<4>(v),
+                3 => _mm512_slli_epi16::<3>(v),
+                2 => _mm512_slli_epi16::<2>(v),
+                1 => _mm512_slli_epi16::<1>(v),
+                0 => v,
+                -1 => _mm512_srli_epi16::<1>(v),
+                -2 => _mm512_srli_epi16::<2>(v),
+                -3 => _mm512_srli_epi16::<3>(v),
+                _ => _mm512_srli_epi16::<4>(v),
+            };
+            _mm512_or_si512(nibbles, _mm512_and_si512(moved, _mm512_set1_epi8(mask.cast_signed())))
+        }
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 16], places: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW; the table is 16 bytes, which need no alignment.
+        unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), places) }
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, sums: __m512i, short: __m512i, scales: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_add_epi32(sums, _mm512_mullo_epi32(short, scales)) }
+    }
+
+    #[inline(always)]
+    fn add_signed(self, sums: __m512i, weights: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW and VNNI. Inputs take the weights' signs, the weights their magnitudes.
+        unsafe {
+            let negated = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(weights), _mm512_setzero_si512(), x);
+            _mm512_dpbusd_epi32(sums, _mm512_abs_epi8(weights), negated)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(self, from: *const u8) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW; the caller vouches for 32 bytes.
+        unsafe { _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn signed_pairs(self, from: *const u8) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW; the caller vouches for 32 bytes.
+        unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    fn first(self, pairs: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(pairs)) }
+    }
+
+    #[inline(always)]
+    fn second(self, pairs: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_srai_epi32::<16>(pairs) }
+    }
+
+    #[inline(always)]
+    fn less_32(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_sub_epi32(a, _mm512_slli_epi32::<5>(b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u8) -> __m512 {
+        // SAFETY: `self` proves AVX-512; the caller vouches for 32 bytes.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(self, from: *const f32) -> __m512 {
+        // SAFETY: `self` proves AVX-512; the caller vouches for 16 f32.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f32(self, v: __m512, to: *mut f32) {
+        // SAFETY: `self` proves AVX-512; the caller vouches for 16 f32.
+        unsafe { _mm512_storeu_ps(to, v) }
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct RowsIn8Bits {
 
 /// Which of the two.
 fn size_class(blocks: Blocks) -> usize {
-    usize::from(blocks != Blocks::Q8_0)
+    usize::from(blocks.elements() != 32)
 }
 
 impl RowsIn8Bits {

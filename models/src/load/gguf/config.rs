@@ -15,8 +15,14 @@ use serde_json::{Value, json};
 const LLAMA_3_FACTORS: &str = "rope_freqs.weight";
 /// The same of LongRoPE, for sequences as long as the model was first trained on.
 const SHORT_FACTORS: &str = "rope_factors_short.weight";
+/// The same for longer ones.
+const LONG_FACTORS: &str = "rope_factors_long.weight";
 /// Tensors that are settings, not weights.
-pub(super) const SETTINGS: &[&str] = &[LLAMA_3_FACTORS, SHORT_FACTORS, "rope_factors_long.weight"];
+pub(super) const SETTINGS: &[&str] = &[LLAMA_3_FACTORS, SHORT_FACTORS, LONG_FACTORS];
+
+/// Settings of YaRN that have another name in a `config.json`.
+const YARN: &[(&str, &str)] =
+    &[("rope.scaling.yarn_beta_fast", "beta_fast"), ("rope.scaling.yarn_beta_slow", "beta_slow")];
 
 /// Sizes beyond this are no model's.
 const SIZE_MAX: u64 = 1 << 30;
@@ -101,11 +107,6 @@ impl<'a> Settings<'a> {
 /// # Errors
 /// When the architecture is not one of those that are known, or a value is missing, of another type, or beyond what any model has.
 pub fn config(gguf: &Gguf) -> Result<Value, Error> {
-    if gguf.whole("split.count")?.is_some_and(|count| count > 1) {
-        return Err(
-            gguf.wrong("it is one of several parts of a model; join them to one file with llama-gguf-split --merge")
-        );
-    }
     let family = Family::of(gguf)?;
     let settings = Settings::of(gguf, family);
     if gguf.has(&settings.key("pooling_type")) {
@@ -150,26 +151,56 @@ fn turning(settings: &Settings<'_>, heads: Heads, context: usize, config: &mut V
     }
     let original = settings.maybe_size("rope.scaling.original_context_length")?;
     config["original_max_position_embeddings"] = json!(original);
-    let by_table = |factors: Vec<f32>, amplitude: f64| json!({"rope_type": "longrope", "short_factor": factors, "attention_factor": amplitude});
-    if let Some(factors) = settings.factors(LLAMA_3_FACTORS)? {
-        // The file has Llama 3's scaling worked out for each frequency: a table as LongRoPE's, for every length.
-        config["rope_scaling"] = by_table(factors, 1.0);
-        config["original_max_position_embeddings"] = json!(context);
-        return Ok(());
-    }
-    if let Some(factors) = settings.factors(SHORT_FACTORS)? {
-        config["rope_scaling"] = by_table(factors, settings.number("rope.scaling.attn_factor")?.unwrap_or(1.0));
-        return Ok(());
-    }
     let factor = match settings.number("rope.scaling.factor")? {
         Some(factor) => Some(factor),
         None => settings.number("rope.scale_linear")?,
     };
-    match (settings.text("rope.scaling.type")?.unwrap_or("linear"), factor) {
-        ("none", _) | ("linear", None) => {}
-        (kind, factor) => config["rope_scaling"] = json!({"rope_type": kind, "factor": factor}),
+    let attention = settings.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    let by_table = |short: Vec<f32>, long: Option<Vec<f32>>| json!({"rope_type": "longrope", "short_factor": short, "long_factor": long, "attention_factor": attention});
+    let kind = settings.text("rope.scaling.type")?;
+    let is_plain = matches!((kind, factor), (Some("none"), _) | (None | Some("linear"), None));
+    if let Some(factors) = settings.factors(LLAMA_3_FACTORS)? {
+        if !is_plain {
+            let kind = kind.unwrap_or("linear");
+            return Err(settings.wrong(format!("rope.scaling.type {kind:?} beside {LLAMA_3_FACTORS} is not supported")));
+        }
+        // The file has Llama 3's scaling worked out for each frequency: a table as LongRoPE's, for every length.
+        config["rope_scaling"] = by_table(factors, None);
+        config["original_max_position_embeddings"] = json!(context);
+        return Ok(());
     }
+    if let Some(factors) = settings.factors(SHORT_FACTORS)? {
+        config["rope_scaling"] = by_table(factors, settings.factors(LONG_FACTORS)?);
+        return Ok(());
+    }
+    config["rope_scaling"] = match kind.unwrap_or("linear") {
+        "yarn" => yarn(settings, factor, attention)?,
+        _ if attention != 1.0 => {
+            return Err(
+                settings.wrong(format!("rope.scaling.attn_factor is {attention}; only YaRN and LongRoPE have one"))
+            );
+        }
+        _ if is_plain => Value::Null,
+        kind => json!({"rope_type": kind, "factor": factor}),
+    };
     Ok(())
+}
+
+/// YaRN's settings. What queries and keys are multiplied with is the usual factor times what the file states.
+fn yarn(settings: &Settings<'_>, factor: Option<f64>, attention: f64) -> Result<Value, Error> {
+    for (key, usual) in [("rope.scaling.yarn_ext_factor", 1.0), ("rope.scaling.yarn_log_multiplier", 0.0)] {
+        if let Some(other) = settings.number(key)?.filter(|number| *number != usual) {
+            return Err(settings.wrong(format!("{key} is {other}; {usual} is supported")));
+        }
+    }
+    let factor = factor.ok_or_else(|| settings.wrong("rope.scaling.factor is missing, which YaRN needs"))?;
+    let usual = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
+    let attention = attention * settings.number("rope.scaling.yarn_attn_factor")?.unwrap_or(1.0);
+    let mut scaling = json!({"rope_type": "yarn", "factor": factor, "attention_factor": attention * usual});
+    for (key, name) in YARN {
+        scaling[*name] = json!(settings.number(key)?);
+    }
+    Ok(scaling)
 }
 
 /// Which layers see the last tokens only.

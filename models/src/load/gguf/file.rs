@@ -1,9 +1,10 @@
-//! A GGUF file goes in, its metadata and its tensors as views of the mapped file come out. A broken file is refused when it is opened;
-//! no number is copied or converted here, and nothing is believed that the file's length does not bear out.
+//! A GGUF file, or the parts of one, go in, its metadata and its tensors as views of the mapped files come out. A broken file is refused
+//! when it is opened; no number is copied or converted here, and nothing is believed that a file's length does not bear out.
 //!
 //! # Source
 //! The format's description, `docs/gguf.md` of ggml, versions 2 and 3, little-endian.
 
+use super::parts;
 use crate::load::Error;
 use crate::load::checkpoint::Type;
 use crate::load::mmap::Mapped;
@@ -24,13 +25,20 @@ const DIMENSIONS_MAX: u32 = 4;
 /// merges.
 pub(super) const ITEMS_MAX: usize = 1 << 21;
 
-/// A file that was opened.
+/// A file that was opened, with its other parts where it has some.
 #[derive(Debug)]
 pub struct Gguf {
+    /// The first has the metadata.
+    parts: Vec<Part>,
+    metadata: HashMap<String, Value>,
+    /// Each with the part that it lies in.
+    tensors: HashMap<String, (usize, Info)>,
+}
+
+#[derive(Debug)]
+struct Part {
     path: String,
     bytes: Mapped,
-    metadata: HashMap<String, Value>,
-    tensors: HashMap<String, Info>,
     data_start: usize,
 }
 
@@ -92,26 +100,26 @@ type Kind = (u32, &'static str, usize, usize, Type);
 const KINDS: &[Kind] = &[
     (0, "F32", 1, 4, Type::Plain(Stored::F32)),
     (1, "F16", 1, 2, Type::Plain(Stored::F16)),
+    (2, "Q4_0", 32, 18, Type::Blocks(Blocks::Q4_0)),
+    (3, "Q4_1", 32, 20, Type::Blocks(Blocks::Q4_1)),
+    (6, "Q5_0", 32, 22, Type::Blocks(Blocks::Q5_0)),
+    (7, "Q5_1", 32, 24, Type::Blocks(Blocks::Q5_1)),
     (8, "Q8_0", 32, 34, Type::Blocks(Blocks::Q8_0)),
     (12, "Q4_K", 256, 144, Type::Blocks(Blocks::Q4_K)),
     (13, "Q5_K", 256, 176, Type::Blocks(Blocks::Q5_K)),
     (14, "Q6_K", 256, 210, Type::Blocks(Blocks::Q6_K)),
+    (20, "IQ4_NL", 32, 18, Type::Blocks(Blocks::IQ4_NL)),
     (30, "BF16", 1, 2, Type::Plain(Stored::Bf16)),
 ];
 
 /// The names of others, for who meets them.
 const OTHER_KINDS: &[(u32, &str)] = &[
-    (2, "Q4_0"),
-    (3, "Q4_1"),
-    (6, "Q5_0"),
-    (7, "Q5_1"),
     (10, "Q2_K"),
     (11, "Q3_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
     (18, "IQ3_XXS"),
     (19, "IQ1_S"),
-    (20, "IQ4_NL"),
     (21, "IQ3_S"),
     (22, "IQ2_S"),
     (23, "IQ4_XS"),
@@ -142,20 +150,42 @@ pub struct View<'a> {
 }
 
 impl Gguf {
-    /// Opens a file.
+    /// Opens a file, or all parts of one in any order.
     ///
     /// # Errors
-    /// When it cannot be read, is broken, or holds a tensor of a kind that is not computed with here.
-    pub fn open(folder: &Path, path: &str) -> Result<Self, Error> {
-        let bytes = Mapped::open(&folder.join(path)).map_err(|e| Error::io(path, &e))?;
-        let (metadata, tensors, data_start) =
-            read(&bytes).map_err(|detail| Error::Gguf { path: path.into(), detail })?;
-        Ok(Self { path: path.into(), bytes, metadata, tensors, data_start })
+    /// When a file cannot be read, is broken, or holds a tensor of a kind that is not computed with here; when a part is missing, is
+    /// there twice, or is one of another model.
+    pub fn open(folder: &Path, paths: &[&str]) -> Result<Self, Error> {
+        let paths = parts::in_order(paths)?;
+        let mut all = Self { parts: Vec::new(), metadata: HashMap::new(), tensors: HashMap::new() };
+        for (index, path) in paths.iter().enumerate() {
+            let wrong = |detail: String| Error::Gguf { path: (*path).into(), detail };
+            let bytes = Mapped::open(&folder.join(path)).map_err(|e| Error::io(path, &e))?;
+            let (metadata, tensors, data_start) = read(&bytes).map_err(wrong)?;
+            check_place(&metadata, index, paths.len()).map_err(wrong)?;
+            for (name, info) in tensors {
+                if let Some((first, _)) = all.tensors.get(&name) {
+                    let first = &all.parts[*first].path;
+                    return Err(wrong(format!("tensor {name} is also in {first}; fetch the parts again")));
+                }
+                all.tensors.insert(name, (index, info));
+            }
+            if index == 0 {
+                all.metadata = metadata;
+            }
+            all.parts.push(Part { path: (*path).into(), bytes, data_start });
+        }
+        let (stated, count) = (all.whole(SPLIT_TENSORS)?, all.tensors.len());
+        match stated.filter(|stated| *stated != count as u64) {
+            Some(stated) => Err(all.wrong(format!("its parts hold {count} tensors, and {SPLIT_TENSORS} is {stated}"))),
+            None => Ok(all),
+        }
     }
 
     /// An error of this file.
     pub fn wrong(&self, detail: impl Into<String>) -> Error {
-        Error::Gguf { path: self.path.clone(), detail: detail.into() }
+        let path = self.parts.first().map(|part| part.path.clone()).unwrap_or_default();
+        Error::Gguf { path, detail: detail.into() }
     }
 
     /// A value of the metadata.
@@ -165,7 +195,8 @@ impl Gguf {
 
     /// The values of a list of this file, which were looked at when it was opened.
     pub fn items(&self, list: List) -> impl Iterator<Item = Value> + '_ {
-        let mut reader = Reader { bytes: &self.bytes, at: list.start };
+        let bytes = self.parts.first().map_or(&[][..], |part| &part.bytes);
+        let mut reader = Reader { bytes, at: list.start };
         (0..list.count).map_while(move |_| reader.value(list.kind).ok())
     }
 
@@ -237,14 +268,45 @@ impl Gguf {
 
     /// A tensor.
     pub fn tensor(&self, name: &str) -> Option<View<'_>> {
-        let info = self.tensors.get(name)?;
-        let data = &self.bytes[self.data_start + info.start..self.data_start + info.end];
+        let (part, info) = self.tensors.get(name)?;
+        let Part { bytes, data_start, .. } = &self.parts[*part];
+        let data = &bytes[data_start + info.start..data_start + info.end];
         Some(View { stored: info.stored, shape: &info.shape, data })
     }
 
     /// Every tensor's name, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+}
+
+/// A part's number, from 0 on.
+const SPLIT_NUMBER: &str = "split.no";
+/// How many parts there are.
+const SPLIT_COUNT: &str = "split.count";
+/// How many tensors all of them hold.
+const SPLIT_TENSORS: &str = "split.tensors.count";
+
+/// Whether a file is the part that its name says.
+fn check_place(metadata: &HashMap<String, Value>, index: usize, count: usize) -> Result<(), String> {
+    let stated = |key: &str, default: u64| match metadata.get(key) {
+        None => Ok(default),
+        Some(value) => value.whole().ok_or_else(|| format!("{key} is {value:?}; a whole number is needed")),
+    };
+    // A whole file states nothing.
+    let (no, of) = (stated(SPLIT_NUMBER, 0)?, stated(SPLIT_COUNT, 1)?);
+    match (of, count) {
+        (0 | 1, 1) => Ok(()),
+        (of, _) if of != count as u64 => Err(format!(
+            "it is one of {of} parts of a model ({SPLIT_COUNT}), and its name says {count}; put all parts into one folder under the names \
+             that they were made with"
+        )),
+        _ if no != index as u64 => Err(format!(
+            "it is part {} of {of} ({SPLIT_NUMBER} is {no}), and its name says {}; fetch the parts again",
+            no.saturating_add(1),
+            index + 1
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -438,7 +500,7 @@ mod tests {
     fn open(bytes: &[u8]) -> Result<Gguf, Error> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("m.gguf"), bytes).unwrap();
-        Gguf::open(folder.path(), "m.gguf")
+        Gguf::open(folder.path(), &["m.gguf"])
     }
 
     fn good() -> Vec<u8> {
@@ -485,7 +547,7 @@ mod tests {
         check(b"GGML\x03\0\0\0", "begin");
         check(&[&MAGIC[..], &1_u32.to_le_bytes(), &[0; 16]].concat(), "version 1");
         check(&file(&[], &[("t", &[33], 8, 0)], 99), "whole blocks of 32");
-        check(&file(&[], &[("t", &[32], 2, 0)], 99), "tensor t: is stored as Q4_0");
+        check(&file(&[], &[("t", &[256], 10, 0)], 99), "tensor t: is stored as Q2_K");
         check(&file(&[], &[("t", &[32], 99, 0)], 99), "type 99");
         check(&file(&[], &[("t", &[32], 0, 3)], 999), "multiple of 32");
         check(&file(&[], &[("t", &[32], 0, 32)], 128), "cut off");
@@ -502,6 +564,23 @@ mod tests {
         );
         check(&file(&[("k", 9, [&8_u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat())], &[], 0), "ends within");
         check(&file(&[("k", 13, vec![])], &[], 0), "unknown type 13");
+    }
+
+    #[test]
+    fn types_have_the_bytes_that_their_readers_suppose() {
+        for (number, name, elements, bytes, stored) in KINDS {
+            match stored {
+                Type::Blocks(blocks) => {
+                    assert_eq!((*elements, *bytes), (blocks.elements(), blocks.bytes()), "{name}");
+                    assert_eq!(format!("{blocks:?}"), *name, "{number}");
+                }
+                Type::Plain(stored) => assert_eq!((*elements, *bytes), (1, stored.bytes()), "{name}"),
+                other => panic!("{name} is {other}"),
+            }
+        }
+        let are_read = |blocks| KINDS.iter().any(|kind| kind.4 == Type::Blocks(blocks));
+        assert!(Blocks::ALL.iter().all(|blocks| are_read(*blocks)));
+        assert!(OTHER_KINDS.iter().all(|(number, _)| KINDS.iter().all(|kind| kind.0 != *number)));
     }
 
     #[test]

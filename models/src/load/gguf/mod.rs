@@ -1,10 +1,11 @@
-//! GGUF: one file with a model's weights, its configuration and its tokenizer. What the file holds goes in; out go the same things as
+//! GGUF: one file, or the parts of one, with a model's weights, its configuration and its tokenizer. What the file holds goes in; out go the same things as
 //! a folder of `transformers` has them: tensors by the names of its checkpoints, a `config.json`, a `tokenizer.json` and what stands
 //! beside it. So every architecture is described once, whatever its weights come in.
 
 mod config;
 mod file;
 mod language;
+mod parts;
 mod splits;
 mod tensors;
 mod vocabulary;
@@ -12,6 +13,7 @@ mod vocabulary;
 pub use config::config;
 pub use file::{Gguf, List, Value, View};
 pub use language::{generation_config, tokenizer_config};
+pub use parts::{are_one, in_order};
 pub use tensors::Tensors;
 pub use vocabulary::tokenizer;
 

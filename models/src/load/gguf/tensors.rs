@@ -52,12 +52,12 @@ const FOUR_NORMS: &[(&str, &str)] = &[
 ];
 
 impl Tensors {
-    /// Opens a file.
+    /// Opens a file, or all parts of one.
     ///
     /// # Errors
-    /// When it cannot be read, is broken, of an architecture that is not known, or has tensors that the architecture has not.
-    pub fn open(folder: &Path, path: &str) -> Result<Self, Error> {
-        let gguf = Gguf::open(folder, path)?;
+    /// When it cannot be read, is broken or not whole, of an architecture that is not known, or has tensors that the architecture has not.
+    pub fn open(folder: &Path, paths: &[&str]) -> Result<Self, Error> {
+        let gguf = Gguf::open(folder, paths)?;
         let family = Family::of(&gguf)?;
         let settings = Settings::of(&gguf, family);
         let (heads, layers) = (Heads::of(&settings)?, settings.size("block_count")?);

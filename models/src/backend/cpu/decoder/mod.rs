@@ -42,7 +42,7 @@ pub(crate) fn load(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Resu
     let threads = options.thread_count();
     let pool = super::super::pool(threads).map_err(|detail| load::Error::Device { device: options.device, detail })?;
     let checkpoint = Checkpoint::open(source.folder, manifest)?;
-    let decoder = decode(source.config, &checkpoint)?;
+    let decoder = decode(source.config, &checkpoint)?.for_sequences_of(manifest.max_tokens);
     let trained = manifest.max_tokens.map_or(decoder.context, |most| most.min(decoder.context));
 
     let too_large = || refused("a block of its KV cache is larger than memory can be".into());
