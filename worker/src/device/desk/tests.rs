@@ -1,7 +1,7 @@
 //! Desks on a device's own thread, of which one crashes over a text that is put on it.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 
 use models::backend::fake_generator;
@@ -19,15 +19,15 @@ use crate::batch::policy::Policy;
 use crate::device::thread::{self, Command};
 use crate::generate::{Blocks, End, Limits, Request, Scheduler};
 
-/// A fake that panics when it is asked what it is, from when it is armed on. That is asked for each new text, and in no step.
+/// A fake that panics when it is asked what it is more often than so. That is asked once for each new text, and in no step.
 struct Armed {
     fake: Box<dyn Generator>,
-    is_armed: Arc<AtomicBool>,
+    left: AtomicUsize,
 }
 
 impl Generator for Armed {
     fn info(&self) -> &GeneratorInfo {
-        assert!(!self.is_armed.load(Ordering::SeqCst), "expected by this test");
+        assert!(self.left.fetch_sub(1, Ordering::SeqCst) > 0, "expected by this test");
         self.fake.info()
     }
 
@@ -56,12 +56,11 @@ impl Watcher for Seen {
     }
 }
 
-/// A desk, what arms its model, and what is seen of it.
-fn desk() -> (Box<Desk>, Arc<AtomicBool>, Arc<Seen>) {
-    let (is_armed, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
+/// A desk whose model crashes over the text behind so many, and what is seen of it.
+fn desk(texts: usize) -> (Box<Desk>, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
     let loaded = fake_generator::loaded(1 << 20);
-    let engine = Armed { fake: loaded.generator, is_armed: Arc::clone(&is_armed) };
-    let info = engine.info();
+    let info = loaded.generator.info();
     let blocks = Blocks::new(info.blocks as u32, info.block_tokens);
     let limits = Limits {
         step_tokens: 32,
@@ -74,9 +73,10 @@ fn desk() -> (Box<Desk>, Arc<AtomicBool>, Arc<Seen>) {
         block_bytes: info.block_bytes,
     };
     let scheduler = Scheduler::new(limits, blocks).unwrap();
-    let writer = Writer::new(scheduler, Box::new(engine), Arc::clone(loaded.language.tokenizer()));
+    let engine = Box::new(Armed { fake: loaded.generator, left: AtomicUsize::new(texts) });
+    let writer = Writer::new(scheduler, engine, Arc::clone(loaded.language.tokenizer()));
     let watcher = Arc::<Seen>::clone(&seen);
-    (Box::new(Desk { writer, model: "m@1".into(), watcher }), is_armed, seen)
+    (Box::new(Desk { writer, model: "m@1".into(), watcher }), seen)
 }
 
 fn ask(tokenizer: &Tokenizer, new_tokens_max: usize) -> Box<Ask> {
@@ -103,43 +103,39 @@ fn read(mut from: mpsc::Receiver<Event>) -> (Vec<u32>, Result<End, Failure>) {
 fn a_model_that_crashes_over_a_new_text_is_taken_out_of_use_and_no_other_notices() {
     let tokenizer = Arc::clone(fake_generator::loaded(1 << 20).language.tokenizer());
     let queue = Queue::new(Policy { overtakes_max: 8 });
-    let thread = std::thread::spawn({
-        let queue = queue.clone();
-        move || thread::run(&queue)
-    });
     let furnish = |lane, desk| {
         let (done, wait) = sync_channel(1);
         assert!(queue.command(Command::Furnish(lane, desk, done)));
-        wait.recv().unwrap();
+        wait
     };
     let write = |lane, new_tokens_max| {
         let (answer, answered) = oneshot::channel();
         assert!(queue.command(Command::Write(lane, ask(&tokenizer, new_tokens_max), answer)));
-        answered.blocking_recv().expect("everyone is answered")
+        answered
     };
-    let (crashing, is_armed, seen) = desk();
-    let (sound, _, sound_seen) = desk();
-    furnish(1, crashing);
-    furnish(2, sound);
-
-    // Both write, and cannot be done by the time that the other text comes.
-    let beside = write(2, 400).unwrap();
-    let on_it = write(1, 400).unwrap();
-    is_armed.store(true, Ordering::SeqCst);
-    assert!(matches!(write(1, 4), Err(NotTaken::Crashed)));
+    let taken = |answered: oneshot::Receiver<_>| answered.blocking_recv().expect("everyone is answered");
+    // All of it waits for the thread, which takes it on before it makes a step.
+    let ((crashing, seen), (sound, sound_seen)) = (desk(1), desk(100));
+    let _furnished = [furnish(1, crashing), furnish(2, sound)];
+    let (beside, on_it, over) = (write(2, 40), write(1, 40), write(1, 4));
+    let thread = std::thread::spawn({
+        let queue = queue.clone();
+        move || thread::run(&queue)
+    });
+    assert!(matches!(taken(over), Err(NotTaken::Crashed)));
     // What is shown of it, too, is known before.
     assert_eq!(*seen.0.lock().unwrap(), (1, Some(Figures::default())));
-    assert_eq!(read(on_it).1, Err(Failure::Panicked));
-    assert!(matches!(write(1, 4), Err(NotTaken::NoDesk(_))));
+    assert_eq!(read(taken(on_it).unwrap()), (vec![], Err(Failure::Panicked)));
+    assert!(matches!(taken(write(1, 4)), Err(NotTaken::NoDesk(_))));
 
-    let (tokens, end) = read(beside);
-    assert_eq!((tokens.len(), end), (400, Ok(End::Length)));
-    assert_eq!(read(write(2, 4).unwrap()), (tokens[..4].to_vec(), Ok(End::Length)));
+    let (tokens, end) = read(taken(beside).unwrap());
+    assert_eq!((tokens.len(), end), (40, Ok(End::Length)));
+    assert_eq!(read(taken(write(2, 4)).unwrap()), (tokens[..4].to_vec(), Ok(End::Length)));
     assert_eq!(sound_seen.0.lock().unwrap().0, 0);
 
     // Another takes its place.
-    furnish(1, desk().0);
-    assert_eq!(read(write(1, 4).unwrap()).0, tokens[..4]);
+    let _furnished = furnish(1, desk(1).0);
+    assert_eq!(read(taken(write(1, 4)).unwrap()).0, tokens[..4]);
     queue.stop(&Error::Draining);
     thread.join().unwrap();
 }
