@@ -1,5 +1,5 @@
 //! A model that writes text, on its device's thread: texts are put on it, each step takes all of them a token further. A step that
-//! fails fails its texts; a panic takes the model out of use and never ends the thread.
+//! fails fails its texts; a panic, also over a text that is put on it, takes the model out of use and never ends the thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use super::thread::{Report, Watcher, words_of};
+use crate::generate::Figures;
 use crate::generate::writer::{Ask, Event, Failure, Refused, Step, Writer};
 
 /// A writer with what the thread must know of it.
@@ -36,14 +37,28 @@ pub enum NotTaken {
     Refused(Refused),
     /// There is no desk: the model crashed, or was taken down. The text is handed back.
     NoDesk(Box<Ask>),
+    /// The model crashed over it, and is taken out of use.
+    Crashed,
 }
 
 impl Desk {
     /// Takes a text on, or says why not.
-    pub(super) fn take(&mut self, ask: Ask, answer: Answer) {
-        // Whoever has left drops the channel with the text's end, and so calls it off.
-        drop(answer.send(self.writer.submit(Instant::now(), ask).map_err(NotTaken::Refused)));
-        self.watcher.stands(self.writer.scheduler().figures());
+    ///
+    /// # Errors
+    /// When the model cannot be used any more: whoever is still to be told so.
+    pub(super) fn take(&mut self, ask: Ask, answer: Answer) -> Result<(), Answer> {
+        match catch_unwind(AssertUnwindSafe(|| self.writer.submit(Instant::now(), ask))) {
+            Ok(taken) => {
+                // Whoever has left drops the channel with the text's end, and so calls it off.
+                drop(answer.send(taken.map_err(NotTaken::Refused)));
+                self.watcher.stands(self.writer.scheduler().figures());
+                Ok(())
+            }
+            Err(panic) => {
+                tracing::error!(model = self.model, "the engine crashed over a new text: {}", words_of(&*panic));
+                Err(answer)
+            }
+        }
     }
 
     /// Whether there are texts on it.
@@ -74,6 +89,13 @@ impl Desk {
         }
     }
 
+    /// Takes it out of use after a panic. That is known before its callers are told: who comes again waits for it.
+    pub(super) fn crash(self) {
+        self.watcher.stands(Figures::default());
+        self.watcher.panicked();
+        self.clear(&Failure::Panicked);
+    }
+
     /// Takes it down; its texts fail so.
     pub(super) fn clear(mut self, failure: &Failure) {
         self.writer.fail_all(failure);
@@ -83,3 +105,6 @@ impl Desk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

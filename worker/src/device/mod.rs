@@ -248,6 +248,7 @@ impl Devices {
                     return Err(Error::Refused { model: resident.id.clone(), refused });
                 }
                 Ok(Err(NotTaken::NoDesk(ask))) if resident.condition() != Condition::Ready => ask,
+                Ok(Err(NotTaken::Crashed)) => return Err(Error::Panicked { model: resident.id.clone() }),
                 // It was taken down, or the thread has ended.
                 Ok(Err(NotTaken::NoDesk(_))) | Err(_) => break,
             };

@@ -88,11 +88,7 @@ pub fn run(queue: &Queue<Command>) {
         }
         let crashed: Vec<LaneId> =
             desks.iter_mut().filter_map(|(lane, desk)| (desk.is_busy() && !desk.step()).then_some(*lane)).collect();
-        for desk in crashed.iter().filter_map(|lane| desks.remove(lane)) {
-            // Known before its callers are told: who comes again waits for it.
-            desk.watcher.panicked();
-            desk.clear(&Failure::Panicked);
-        }
+        crashed.iter().filter_map(|lane| desks.remove(lane)).for_each(|desk| desk.crash());
     }
     seats.into_values().for_each(drop_quietly);
     desks.into_values().for_each(|desk| desk.clear(&Failure::Unloaded));
@@ -143,9 +139,12 @@ fn carry_out(seats: &mut Seats, desks: &mut Desks, command: Command) {
             done
         }
         Command::Write(lane, ask, answer) => {
-            match desks.get_mut(&lane) {
-                Some(desk) => desk.take(*ask, answer),
-                None => drop(answer.send(Err(NotTaken::NoDesk(ask)))),
+            let Some(desk) = desks.get_mut(&lane) else {
+                return drop(answer.send(Err(NotTaken::NoDesk(ask))));
+            };
+            if let Err(answer) = desk.take(*ask, answer) {
+                desks.remove(&lane).into_iter().for_each(|desk| desk.crash());
+                drop(answer.send(Err(NotTaken::Crashed)));
             }
             return;
         }

@@ -29,6 +29,7 @@ const NONE: BlockId = BlockId::MAX;
 
 /// Who has which block.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Blocks {
     block_tokens: usize,
     slots: Vec<Slot>,
@@ -60,6 +61,7 @@ struct Slot {
 
 /// The blocks of one sequence, in the order of its tokens. Given back with [`Blocks::release`], and with nothing else.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Table {
     salt: u64,
     blocks: Vec<BlockId>,
@@ -70,7 +72,7 @@ pub struct Table {
 }
 
 /// How many blocks are in which state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
     /// All.
     pub total: usize,
@@ -210,6 +212,27 @@ impl Blocks {
             table.blocks.push(block);
         }
         true
+    }
+
+    /// What would be if these tables were released: how many blocks more would be available, and what the cache would have of a text's
+    /// beginning, as [`prefix`](Self::prefix) says.
+    pub fn if_released<'a>(
+        &mut self,
+        released: impl Iterator<Item = &'a Table> + Clone,
+        table: &mut Table,
+        tokens: &[u32],
+    ) -> (usize, Prefix) {
+        let mut more = 0;
+        for block in released.clone().flat_map(Table::blocks) {
+            let slot = &mut self.slots[*block as usize];
+            slot.holders -= 1;
+            more += usize::from(slot.holders == 0);
+        }
+        let prefix = self.prefix(table, tokens);
+        for block in released.flat_map(Table::blocks) {
+            self.slots[*block as usize].holders += 1;
+        }
+        (more, prefix)
     }
 
     /// How many tokens the table could hold with every block that is available.

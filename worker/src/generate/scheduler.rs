@@ -5,7 +5,8 @@
 //! 1. Sequences whose deadline passed are ended, waiting or not.
 //! 2. Each running sequence that wants its next token gets it: one token of the step's budget each.
 //! 3. Those that wait get a place, in the order of [`super::waiting`], while there is a place and there are blocks for what they
-//!    have and for one block more of everyone. The first that does not fit holds back the others, so that it is not passed for ever.
+//!    have and for one block more of everyone. The first that does not fit holds back the others, so that it is not passed for ever, but for
+//!    a more urgent one that makes others yield.
 //! 4. Prompts are computed in chunks, within what is left of the budget. Half of it goes to who stands first, the other half to who
 //!    has least to run in the highest priority, so that a short prompt does not wait for a long one; what one half leaves, the
 //!    other has. When the prompt that arrived first of all got nothing in [`Limits::overtakes_max`] steps in a row, the other half is its
@@ -20,7 +21,15 @@
 //! part of what is to be computed (much of it may still be cached). After [`Limits::preemptions_max`] times it stands before all
 //! priorities. So whoever stands first always goes on, and since each request fits alone, each comes to its end.
 //!
-//! Nobody is preempted for one that waits.
+//! # Preemption for one that waits
+//! The most urgent of those that wait does not wait for the end of one with a lower priority. Where it finds no place or too few blocks,
+//! those that run with a lower priority lose theirs in its favour: the last first, which is the youngest of the lowest priority, and no more than
+//! are needed; none when all together would not do. What is free and belongs to another, whose turn it is, stays that one's.
+//!
+//! Its bounds, for what is computed twice is lost: a place goes only to a higher priority, so at most nine times before a text comes to its end in
+//! it. A text that lost its blocks [`Limits::preemptions_max`] times, for whatever reason, yields no more, and neither does one that has its
+//! place because [`Limits::overtakes_max`] others were taken past it. So low priorities come to their end beside any number of
+//! higher ones: an urgent text may wait for one of these.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -48,7 +57,7 @@ pub struct Limits {
     /// So many in a row may be given a place past the one that arrived first, and in so many steps in a row may prompts be computed past
     /// the one that did.
     pub overtakes_max: u32,
-    /// After so many preemptions a sequence stands before all others.
+    /// After so many preemptions a sequence stands before all others, and yields to none that waits.
     pub preemptions_max: u32,
     /// Bytes of one block, all layers together; for what refusals say.
     pub block_bytes: u64,
@@ -81,7 +90,7 @@ pub enum LimitsError {
 }
 
 /// How much there is of what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Sequences that have a place.
     pub running: usize,
@@ -99,6 +108,7 @@ pub struct Figures {
 
 /// The sequences of one model on one device.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Scheduler {
     limits: Limits,
     blocks: Blocks,
@@ -327,30 +337,82 @@ impl Scheduler {
         }
     }
 
-    /// Gives places to those that wait.
+    /// Gives places to those that wait: what is free in their order, and then what those of a lower priority have.
     fn admit(&mut self, now: Instant) {
-        if self.running.len() == self.limits.sequences_max {
-            return;
+        while self.running.len() < self.limits.sequences_max
+            && let Some(standing) = self.waiting.next()
+            && self.has_room(standing, 0, |_| false)
+        {
+            let sequence = self.waiting.take(standing).expect("who is next is waiting");
+            self.begin(now, sequence);
         }
-        let mut owed: usize = self.running.iter().map(|sequence| owed(&self.blocks, sequence)).sum();
-        while self.running.len() < self.limits.sequences_max {
-            let Some(standing) = self.waiting.next() else { return };
-            let first = self.waiting.get_mut(standing).expect("who is next is waiting");
-            let (needed, available) = (owed + self::owed(&self.blocks, first), self.blocks.available());
-            if needed > available {
-                let prefix = self.blocks.prefix(&mut first.table, &first.tokens);
-                // What is cached is no more available once it is held.
-                if needed + prefix.cached > available + prefix.blocks {
-                    return;
-                }
+        while let Some(standing) = self.waiting.most_urgent()
+            && self.displace(standing)
+        {
+            let sequence = self.waiting.remove(standing.id).expect("who is most urgent is waiting");
+            self.begin(now, sequence);
+        }
+    }
+
+    fn begin(&mut self, now: Instant, mut sequence: Sequence) {
+        self.reused_tokens += adopt(&mut self.blocks, &mut sequence) as u64;
+        sequence.begin(now);
+        let at = self.running.partition_point(|other| other.standing() < sequence.standing());
+        self.running.insert(at, sequence);
+    }
+
+    /// Makes a place for one that waits: those that yield to it lose theirs, the last first, until there is enough. Nobody does when
+    /// that would not be enough, and then this returns false.
+    fn displace(&mut self, standing: Standing) -> bool {
+        let preemptions_max = self.limits.preemptions_max;
+        let yields = |sequence: &Sequence| sequence.yields_to(standing.class, preemptions_max);
+        let held = |sequence: &Sequence| sequence.table.blocks().len() + owed(&self.blocks, sequence);
+        // What they hold and want, as if they shared no blocks: never too little, and quickly known.
+        let most = self.running.iter().filter(|sequence| yields(sequence)).map(held).reduce(|most, held| most + held);
+        let Some(most) = most else { return false };
+        // What is free is for who is next, and that may be another one, whose turn it is.
+        let reserved = match self.waiting.next() {
+            Some(next) if next != standing => self.spare().min(self.wants(next)).max(0),
+            _ => 0,
+        };
+        if !self.has_room(standing, reserved - most as isize, |_| false) || !self.has_room(standing, reserved, yields) {
+            return false;
+        }
+        while let Some(last) = self.running.iter().rposition(yields) {
+            self.preempt(last);
+            if self.has_room(standing, reserved, |_| false) {
+                break;
             }
-            let mut sequence = self.waiting.take(standing).expect("who is next is waiting");
-            self.reused_tokens += adopt(&mut self.blocks, &mut sequence) as u64;
-            sequence.begin(now);
-            owed += self::owed(&self.blocks, &sequence);
-            let at = self.running.partition_point(|other| other.standing() < standing);
-            self.running.insert(at, sequence);
         }
+        true
+    }
+
+    /// Blocks that are left over when each that runs has what it will want; less than nothing when there are too few.
+    fn spare(&self) -> isize {
+        let owed = self.running.iter().map(|sequence| owed(&self.blocks, sequence)).sum::<usize>();
+        self.blocks.available() as isize - owed as isize
+    }
+
+    /// Blocks that one that waits will want, shared or not.
+    fn wants(&mut self, standing: Standing) -> isize {
+        let one = self.waiting.get_mut(standing).expect("it waits");
+        owed(&self.blocks, one) as isize
+    }
+
+    /// Whether so many blocks would be left over if one that waits had a place as well, and those that `yield_theirs` had none.
+    fn has_room(&mut self, standing: Standing, reserved: isize, yield_theirs: impl Fn(&Sequence) -> bool) -> bool {
+        let Self { running, waiting, blocks, .. } = self;
+        let one = waiting.get_mut(standing).expect("it waits");
+        let stays = running.iter().filter(|sequence| !yield_theirs(sequence));
+        let wanted = stays.map(|sequence| owed(blocks, sequence)).sum::<usize>() + owed(blocks, one);
+        let left = blocks.available() as isize - wanted as isize;
+        if left >= reserved {
+            return true;
+        }
+        let released = running.iter().filter(|sequence| yield_theirs(sequence)).map(|sequence| &sequence.table);
+        let (more, prefix) = blocks.if_released(released, &mut one.table, &one.tokens);
+        // What is cached is no more available once it is held.
+        left + (more + prefix.blocks - prefix.cached) as isize >= reserved
     }
 
     /// Divides what is left of the budget among those that have no token yet.
@@ -445,12 +507,17 @@ impl Scheduler {
             }
             let holds_any = |sequence: &Sequence| !sequence.table.blocks().is_empty();
             let Some(last) = self.running[at + 1..].iter().rposition(holds_any) else { return false };
-            let mut victim = self.running.remove(at + 1 + last);
-            self.blocks.release(&mut victim.table);
-            victim.note_preemption(self.limits.preemptions_max);
-            self.preemptions += 1;
-            self.waiting.insert(victim);
+            self.preempt(at + 1 + last);
         }
+    }
+
+    /// One that runs loses its blocks, and waits.
+    fn preempt(&mut self, at: usize) {
+        let mut victim = self.running.remove(at);
+        self.blocks.release(&mut victim.table);
+        victim.note_preemption(self.limits.preemptions_max);
+        self.preemptions += 1;
+        self.waiting.insert(victim);
     }
 
     fn write_plan(&mut self) {

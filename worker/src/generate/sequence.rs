@@ -21,6 +21,7 @@ pub(super) struct Standing {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
     class: usize,
@@ -41,6 +42,8 @@ pub(super) struct Sequence {
     pub(super) granted: usize,
     /// It waited at this position for a block that another one computes. It does so once.
     pub(super) deferred_at: Option<usize>,
+    /// It was given its place past more urgent ones, because these had been given theirs past it.
+    pub(super) keeps_place: bool,
     cached_tokens: usize,
     preemptions: u32,
     pub(super) table: Table,
@@ -65,6 +68,7 @@ impl Sequence {
             computed: 0,
             granted: 0,
             deferred_at: None,
+            keeps_place: false,
             cached_tokens: 0,
             preemptions: 0,
             table: Table::new(salt),
@@ -101,9 +105,14 @@ impl Sequence {
         saved
     }
 
+    /// Whether it gives its place to one that waits in this class of priority.
+    pub(super) fn yields_to(&self, class: usize, preemptions_max: u32) -> bool {
+        self.class > class && self.preemptions < preemptions_max && !self.keeps_place
+    }
+
     /// Its blocks are gone. From the time that this has happened `preemptions_max` times it goes before all that it has not happened to as often.
     pub(super) fn note_preemption(&mut self, preemptions_max: u32) {
-        (self.computed, self.granted, self.deferred_at) = (0, 0, None);
+        (self.computed, self.granted, self.deferred_at, self.keeps_place) = (0, 0, None, false);
         self.preemptions += 1;
         if self.preemptions >= preemptions_max {
             self.class = 0;

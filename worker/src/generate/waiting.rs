@@ -4,7 +4,7 @@
 //! First those that were preempted as often as may be, then by priority; among equals who arrived first. A preempted one keeps the
 //! number of its arrival, so it goes before all that came later. After `overtakes_max` in a row were taken past the one that arrived
 //! first of all, that one is next. So with `n` before it, each is taken after at most `(overtakes_max + 1) · (n + 1)` others, whatever comes
-//! later.
+//! later. A place that a more urgent one is given at another's cost was not free, and counts for nothing here.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,7 @@ use super::sequence::{CLASSES, Sequence, Standing};
 
 /// Those that wait.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Waiting {
     classes: [BTreeMap<SequenceId, Sequence>; CLASSES],
     overtakes_max: u32,
@@ -45,15 +46,23 @@ impl Waiting {
         if self.overtakes >= self.overtakes_max { self.oldest() } else { first.next() }
     }
 
+    /// The first of the highest priority, whosever turn it is. Those that were preempted as often as may be have no priority here: a place is kept for
+    /// them as soon as one is free.
+    pub(super) fn most_urgent(&self) -> Option<Standing> {
+        self.firsts().find(|standing| standing.class > 0)
+    }
+
     /// That one, to be looked at before it is taken.
     pub(super) fn get_mut(&mut self, standing: Standing) -> Option<&mut Sequence> {
         self.classes[standing.class].get_mut(&standing.id)
     }
 
-    /// Takes one out to be run.
+    /// Takes one out to be run in a place that was free. One that was overtaken often enough to be taken before those that stand before it keeps
+    /// that place.
     pub(super) fn take(&mut self, standing: Standing) -> Option<Sequence> {
-        let is_oldest = self.oldest() == Some(standing);
-        let sequence = self.classes[standing.class].remove(&standing.id)?;
+        let (is_oldest, is_first) = (self.oldest() == Some(standing), self.firsts().next() == Some(standing));
+        let mut sequence = self.classes[standing.class].remove(&standing.id)?;
+        sequence.keeps_place = !is_first;
         self.overtakes = if is_oldest { 0 } else { self.overtakes + 1 };
         Some(sequence)
     }

@@ -144,6 +144,10 @@ async fn a_model_that_fails_tells_each_caller_and_is_there_again() {
     complete(&bench, "a !oom", &json!({})).await.problem(507, "out_of_memory");
     complete(&bench, "a !device", &json!({})).await.problem(500, "device_failed");
     complete(&bench, "a !panic", &json!({})).await.problem(500, "internal");
+    // Of the texts that the crash ended nothing is shown any more.
+    let texts = |bench: &Bench| bench.worker.status().loaded[0].texts.unwrap();
+    let crashed = texts(&bench);
+    assert_eq!((crashed.running, crashed.waiting, crashed.blocks.used), (0, 0, 0));
     bench.until(|status| status.loaded.iter().all(|model| model.condition.name() == "ready")).await;
     assert_eq!(text(&bench, "a b").await, before);
     let body = completion("a !device", &json!({"stream": true}));

@@ -190,7 +190,8 @@ fn a_stream_of_urgent_requests_does_not_keep_the_others_from_ending() {
 
 #[test]
 fn a_long_prompt_goes_on_beside_a_stream_of_urgent_ones() {
-    let mut world = World::new(LIMITS, Blocks::new(200, 4));
+    // It keeps its place, so that this is about the steps alone.
+    let mut world = World::new(Limits { preemptions_max: 0, ..LIMITS }, Blocks::new(200, 4));
     let low = world.submit(Request { priority: 0, ..request(&other_text(1, 40), 1) }).unwrap();
     let mut steps = 0;
     while world.known[&low].end.is_none() {
@@ -205,6 +206,105 @@ fn a_long_prompt_goes_on_beside_a_stream_of_urgent_ones() {
     }
     assert!(steps > 12, "the urgent ones go first");
     world.drain();
+}
+
+/// Texts of these priorities run, and one of another comes when so many blocks are left. Gives who lost its place then.
+fn displaced(limits: Limits, blocks: u32, running: &[(u8, usize)], urgent: (u8, usize)) -> Vec<SequenceId> {
+    let mut world = World::new(limits, Blocks::new(blocks, 4));
+    for (number, (priority, tokens)) in (1..).zip(running) {
+        world.submit(Request { priority: *priority, ..request(&other_text(number, *tokens), 8) }).unwrap();
+    }
+    while world.known.values().any(|known| known.text.is_empty()) {
+        world.step();
+    }
+    let before = world.running();
+    assert_eq!(before.len(), running.len(), "the test's own premise");
+    let urgent = world.submit(Request { priority: urgent.0, ..request(&other_text(99, urgent.1), 8) }).unwrap();
+    world.step();
+    let after = world.running();
+    let lost: Vec<SequenceId> = before.into_iter().filter(|id| !after.contains(id)).collect();
+    assert_eq!(after.contains(&urgent), !lost.is_empty());
+    world.drain();
+    assert!(world.known.values().all(|known| known.end.is_some_and(|ended| ended.end == End::Length)));
+    lost
+}
+
+#[test]
+fn an_urgent_one_takes_the_place_of_the_youngest_of_the_lowest_priority() {
+    let limits = Limits { sequences_max: 3, ..LIMITS };
+    for (running, urgent, lost) in [
+        ([5, 1, 1], 9, &[2][..]),
+        ([1, 1, 5], 9, &[1]),
+        ([1, 5, 9], 3, &[0]),
+        ([9, 9, 0], 1, &[2]),
+        ([5, 5, 5], 5, &[]),
+        ([3, 3, 9], 3, &[]),
+        ([9, 9, 9], 0, &[]),
+    ] {
+        let running = running.map(|priority| (priority, 4));
+        assert_eq!(displaced(limits, 64, &running, (urgent, 4)), lost, "{running:?}, {urgent}");
+    }
+}
+
+#[test]
+fn an_urgent_one_takes_as_many_blocks_as_it_needs_and_none_in_vain() {
+    // Each of those that run has two blocks and will want a third; two are left.
+    let low = [(9, 5), (1, 5), (1, 5)];
+    for (tokens, lost) in [(9, &[2][..]), (15, &[2]), (20, &[1, 2]), (28, &[1, 2]), (32, &[])] {
+        assert_eq!(displaced(LIMITS, 11, &low, (5, tokens)), lost, "{tokens}");
+    }
+}
+
+#[test]
+fn a_text_loses_its_place_so_often_and_no_more() {
+    let limits = Limits { sequences_max: 1, ..LIMITS };
+    let mut world = World::new(limits, Blocks::new(64, 4));
+    let low = world.submit(Request { priority: 0, ..request(&other_text(1, 8), 12) }).unwrap();
+    let mut number = 1;
+    while world.known[&low].end.is_none() {
+        // One comes whenever none is here, so that the low one has its place again and again.
+        if world.running() == [low] && world.waiting().is_empty() {
+            number += 1;
+            world.submit(Request { priority: 9, ..request(&other_text(number, 8), 3) }).unwrap();
+        }
+        world.step();
+    }
+    let ended = world.known[&low].end.unwrap();
+    assert_eq!((ended.preemptions, ended.new_tokens), (limits.preemptions_max, 12));
+    world.drain();
+}
+
+#[test]
+fn who_has_its_place_because_it_was_overtaken_so_often_keeps_it() {
+    let mut world = World::new(Limits { sequences_max: 1, ..LIMITS }, Blocks::new(64, 4));
+    let low = world.submit(Request { priority: 0, ..request(&other_text(1, 8), 12) }).unwrap();
+    while world.known[&low].end.is_none() {
+        while world.waiting().len() < 3 {
+            let number = 2 + world.known.len() as u32;
+            world.submit(Request { priority: 9, ..request(&other_text(number, 4), 2) }).unwrap();
+        }
+        world.step();
+    }
+    let before = world.known.values().filter(|known| known.request.priority == 9 && known.end.is_some()).count();
+    assert_eq!((before, world.known[&low].end.unwrap().preemptions), (LIMITS.overtakes_max as usize, 0));
+    world.drain();
+}
+
+#[test]
+fn what_is_free_stays_with_whose_turn_it_is() {
+    // One of twelve blocks runs in four and will want a fifth, and who is next wants eleven: seven are kept for that one.
+    for (tokens, loses) in [(8, true), (16, true), (20, false)] {
+        let mut world = World::new(Limits { overtakes_max: 0, ..LIMITS }, Blocks::new(12, 4));
+        let low = world.submit(request(&other_text(1, 13), 8)).unwrap();
+        world.step();
+        let next = world.submit(Request { priority: 0, ..request(&other_text(2, 40), 4) }).unwrap();
+        world.step();
+        let urgent = world.submit(Request { priority: 9, ..request(&other_text(3, tokens), 4) }).unwrap();
+        world.step();
+        assert_eq!(world.running(), [if loses { urgent } else { low }], "{tokens}");
+        assert!(world.waiting().contains(&next));
+        world.drain();
+    }
 }
 
 #[test]

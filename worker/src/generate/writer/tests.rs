@@ -132,6 +132,39 @@ fn a_seed_gives_the_same_text_alone_and_in_company() {
 }
 
 #[test]
+fn an_urgent_text_is_begun_at_once_and_everyone_gets_what_they_get_alone() {
+    let low = |seed: u32| {
+        let mut ask = Ask { sampling: Sampling { seed: seed.into(), ..Sampling::default() }, ..ask(&prompt(seed), 20) };
+        ask.request.priority = 1;
+        ask
+    };
+    let low_alone = |seed| {
+        let mut writer = writer(40);
+        let from = writer.submit(Instant::now(), low(seed)).unwrap();
+        run(&mut writer);
+        read(from)
+    };
+    let mut writer = writer(100);
+    let channels: Vec<_> = (0..8).map(|seed| writer.submit(Instant::now(), low(seed)).unwrap()).collect();
+    for _ in 0..12 {
+        writer.step(&Instant::now);
+    }
+    assert_eq!(writer.scheduler().figures().running, 8, "all places are taken");
+    let mut urgent = ask(&prompt(30), 3);
+    urgent.request.priority = 9;
+    let mut from = writer.submit(Instant::now(), urgent).unwrap();
+    writer.step(&Instant::now);
+    let first = from.try_recv();
+    assert!(matches!(&first, Ok(Event::Token { choice, .. }) if choice.token == alone(&prompt(30), 1)[0]), "{first:?}");
+    run(&mut writer);
+    assert_eq!(read(from).0, alone(&prompt(30), 3)[1..]);
+    for (seed, from) in (0..).zip(channels) {
+        assert_eq!(read(from), low_alone(seed), "{seed}");
+    }
+    assert_eq!(writer.scheduler().figures().preemptions, 1);
+}
+
+#[test]
 fn a_text_ends_at_a_stop_string_or_a_token_that_ends_texts() {
     let want = alone(&prompt(5), 12);
     let mut writer = writer(40);

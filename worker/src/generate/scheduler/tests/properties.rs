@@ -129,8 +129,8 @@ fn carry_out(world: &mut World, act: Act) {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever comes and goes: blocks are conserved, no step exceeds its budget, nobody waits longer than is promised, each
-    /// request ends once, and its text is what the engine gives it alone. The world checks all this after every operation.
+    /// Whatever comes and goes: blocks are conserved, no step exceeds its budget, nobody waits longer than is promised or for a
+    /// lower priority, nobody loses its place too often, each request ends once, and its text is what the engine gives it alone. The world checks all this after every operation.
     #[test]
     fn every_promise_holds_whatever_comes(
         limits in limits(), total in 4u32..30, block_tokens in 1usize..5, collides: bool, acts in prop::collection::vec(act(), 1..150),

@@ -53,8 +53,10 @@ pub(super) struct Known {
     pub(super) request: Request,
     pub(super) text: Vec<u32>,
     pub(super) end: Option<Ended>,
-    /// While it waits: so many may still be given a place before it.
+    /// While it waits: so many may still be given a free place before it.
     patience: usize,
+    /// How often it lost its place to a more urgent one that waited.
+    displaced: u32,
 }
 
 pub(super) struct World {
@@ -107,7 +109,7 @@ impl World {
         let admitted = self.scheduler.submit(self.now, request.clone());
         if let Ok(id) = admitted {
             let text = request.generated.clone();
-            assert!(self.known.insert(id, Known { request, text, end: None, patience: 0 }).is_none());
+            assert!(self.known.insert(id, Known { request, text, end: None, patience: 0, displaced: 0 }).is_none());
             self.set_patience(&[id]);
         }
         self.check();
@@ -124,7 +126,7 @@ impl World {
     /// Makes a plan, and checks it.
     pub(super) fn plan(&mut self) -> &Plan {
         let (waiting, running) = (self.waiting(), self.running());
-        let preemptions = self.scheduler.preemptions;
+        let (before, preemptions) = (self.scheduler.clone(), self.scheduler.preemptions);
         self.plan = self.scheduler.next(self.now).clone();
         self.check();
         assert!(
@@ -140,17 +142,52 @@ impl World {
         let begun: Vec<SequenceId> = self.running().into_iter().filter(|id| waiting.contains(id)).collect();
         let preempted: Vec<SequenceId> = self.waiting().into_iter().filter(|id| running.contains(id)).collect();
         assert_eq!(self.scheduler.preemptions - preemptions, preempted.len() as u64);
-        assert!(preempted.is_empty() || begun.is_empty(), "places are given while blocks are taken");
+        self.check_displaced(&begun, &preempted);
+        self.check_urgent(before, &begun, &preempted);
+        // A place that another one lost was not free.
+        let taken = begun.len().saturating_sub(preempted.len());
         for id in self.waiting() {
             let known = self.known.get_mut(&id).unwrap();
-            assert!(preempted.contains(&id) || known.patience > begun.len(), "{id} waits longer than is promised");
-            known.patience -= begun.len().min(known.patience);
+            assert!(preempted.contains(&id) || known.patience > taken, "{id} waits longer than is promised");
+            known.patience -= taken.min(known.patience);
         }
         self.set_patience(&preempted);
         let first = running.into_iter().find(|id| self.known[id].end.is_none());
-        assert!(first.is_none_or(|id| !preempted.contains(&id)), "the first is never preempted");
+        let is_spared = first.is_none_or(|id| !preempted.contains(&id));
+        assert!(is_spared || !begun.is_empty(), "the first is never preempted for one that runs");
         self.check_plan(!preempted.is_empty());
         &self.plan
+    }
+
+    /// Who lost its place while others were given one lost it to a more urgent one, and not too often.
+    fn check_displaced(&mut self, begun: &[SequenceId], preempted: &[SequenceId]) {
+        let priority = |id: &SequenceId| self.known[id].request.priority;
+        let Some(most) = begun.iter().map(priority).max() else { return };
+        assert!(preempted.iter().all(|id| priority(id) < most), "{preempted:?} lost their places to {begun:?}");
+        for id in preempted {
+            let known = self.known.get_mut(id).unwrap();
+            known.displaced += 1;
+            assert!(known.displaced <= self.scheduler.limits.preemptions_max, "{id} never gets on");
+        }
+    }
+
+    /// Whoever is next and waits all the same would find no room either if all that yield to it had been called off before the plan.
+    fn check_urgent(&self, mut before: Scheduler, begun: &[SequenceId], preempted: &[SequenceId]) {
+        let waiting = &self.scheduler.waiting;
+        let Some(next) = waiting.next().filter(|next| waiting.most_urgent() == Some(*next)) else { return };
+        let preemptions_max = before.limits.preemptions_max;
+        let yields = |sequence: &&Sequence| sequence.yields_to(next.class, preemptions_max);
+        let yielding: Vec<SequenceId> =
+            self.scheduler.running.iter().filter(yields).map(|sequence| sequence.id).collect();
+        // Where blocks were short for those that run, nobody was given a place.
+        let was_short = begun.is_empty() && !preempted.is_empty();
+        if was_short || yielding.is_empty() {
+            return;
+        }
+        yielding.iter().for_each(|id| assert!(begun.contains(id) || before.cancel(self.now, *id)));
+        before.next(self.now);
+        let would_begin = before.running.iter().any(|sequence| sequence.id == next.id);
+        assert!(!would_begin, "{next:?} waits for {yielding:?}");
     }
 
     /// Those that came to wait may be overtaken anew, and those that came after them once more.
