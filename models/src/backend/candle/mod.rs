@@ -7,6 +7,9 @@
 
 mod encoder;
 
+#[cfg(feature = "cuda")]
+pub(crate) use encoder::try_device;
+
 use super::{bound_tokens, check_tokens, pool};
 use crate::arch::{self, Weights};
 use crate::engine::{Device, Engine, Error, Info, Item, Output, TensorSpec};
