@@ -26,7 +26,9 @@ fn compile_all() -> Result<(), String> {
     let nvcc = find_nvcc()?;
     let cap = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| COMPUTE_CAP_DEFAULT.to_owned());
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set; build with cargo")?);
-    let [major @ .., minor] = cap.as_bytes() else { return Err("CUDA_COMPUTE_CAP is empty; set it to 75, 80, …".into()) };
+    let [major @ .., minor] = cap.as_bytes() else {
+        return Err("CUDA_COMPUTE_CAP is empty; set it to 75, 80, …".into());
+    };
     let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse::<u32>().ok();
     let (Some(major), Some(minor)) = (number(major), number(&[*minor])) else {
         return Err(format!("CUDA_COMPUTE_CAP is {cap:?}, which is no architecture; set it to 75, 80, …"));

@@ -1,7 +1,7 @@
 //! What comes in: a checkout on a machine with Rust, Python 3 and a C compiler. What goes out: every check and test, run
 //! in order, and a closing table. It never fails because something optional is missing: that is skipped, and said.
 
-use crate::{process, python, report::Report, tidy};
+use crate::{gpu, process, python, report::Report, tidy};
 use anyhow::{Context as _, Result};
 use std::{
     collections::BTreeMap,
@@ -81,8 +81,16 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
         if let Some(python) =
             variables.get("NEUROGRID_TEST_PYTHON").filter(|_| !options.fast && options.filter.is_empty())
         {
-            let peers = ["-m", "unittest", "discover", "--quiet", "-s", "benches/peers", "-t", "."];
-            report.step("peers", |_| process::succeeds(Command::new(python).current_dir(root).args(peers)));
+            for name in ["peers", "gpu"] {
+                let folder = format!("benches/{name}");
+                let tests = ["-m", "unittest", "discover", "--quiet", "-s", &folder, "-t", "."];
+                report.step(name, |_| process::succeeds(Command::new(python).current_dir(root).args(tests)));
+            }
+        }
+        if gpu::is_there() {
+            report.leave_out("on a GPU", "`cargo xtask gpu` takes minutes and a build with CUDA: run it by itself");
+        } else {
+            report.step("on a GPU", |_| gpu::run(root, &gpu::Options::default()));
         }
     } else {
         report.leave_out("tests", "the build failed");

@@ -93,7 +93,10 @@ fn meaning(code: u32) -> (&'static str, &'static str) {
             "the driver cannot run this build's code",
             "update the driver to 580 or newer; for a card of the Turing generation build with --compute-capability 75",
         ),
-        214 => ("device memory has an error that cannot be corrected", "restart the machine; if it comes back, replace the card"),
+        214 => (
+            "device memory has an error that cannot be corrected",
+            "restart the machine; if it comes back, replace the card",
+        ),
         700 | 702 | 710 | 714..=719 => ("a kernel failed, and the device is of no use to this process", RESTART),
         802 => ("the system is not ready for CUDA", "start NVIDIA's fabric manager, and wait until it is up"),
         804 => ("the driver does not support this CUDA on this card", "update the driver to 580 or newer"),

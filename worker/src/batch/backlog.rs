@@ -79,6 +79,34 @@ pub struct Backlog<R> {
 struct Lane {
     limits: Limits,
     is_ready: bool,
+    /// What the limits were before there was no room.
+    wanted: Limits,
+    /// Batches since the limits changed last, and how many of them it takes before more is tried.
+    batches: u32,
+    patience: u32,
+}
+
+/// Batches after which a lane that had no room tries more again: what took the room may have gone. Each time that it has not, twice as
+/// many, so that few batches are lost to trying …
+const PATIENCE_FIRST: u32 = 16;
+/// … up to so many, which are some seconds to some minutes of work.
+const PATIENCE_MAX: u32 = 4096;
+
+impl Lane {
+    /// Counts a batch, and lets the next ones be larger when it is time.
+    fn count(&mut self) {
+        if self.limits == self.wanted {
+            return;
+        }
+        self.batches += 1;
+        if self.batches >= self.patience {
+            self.batches = 0;
+            let more = |now: usize, wanted: usize| now.saturating_mul(2).min(wanted);
+            self.limits.cost = more(self.limits.cost, self.wanted.cost);
+            self.limits.side_cost = more(self.limits.side_cost, self.wanted.side_cost);
+            self.limits.items = more(self.limits.items, self.wanted.items);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -106,7 +134,8 @@ impl<R> Backlog<R> {
 
     /// Opens a lane, or changes it. Jobs of a lane that is not ready wait.
     pub fn set_lane(&mut self, lane: LaneId, limits: Limits, is_ready: bool) {
-        self.lanes.insert(lane, Lane { limits, is_ready });
+        let (wanted, patience) = (limits, PATIENCE_FIRST / 2);
+        self.lanes.insert(lane, Lane { limits, is_ready, wanted, batches: 0, patience });
     }
 
     /// Stops a lane's batches until it is set again.
@@ -116,7 +145,8 @@ impl<R> Backlog<R> {
         }
     }
 
-    /// Halves what a batch of the lane may hold, after the device had no room. Returns false when it is one already.
+    /// Halves what a batch of the lane may hold, after the device had no room; it grows again when that went well for a while. Returns
+    /// false when it is one already.
     pub fn halve(&mut self, lane: LaneId, cost: usize, items: usize) -> bool {
         let Some(lane) = self.lanes.get_mut(&lane) else { return false };
         if items <= 1 {
@@ -125,6 +155,7 @@ impl<R> Backlog<R> {
         let half = (cost / 2).max(1);
         (lane.limits.cost, lane.limits.side_cost) = (lane.limits.cost.min(half), lane.limits.side_cost.min(half));
         lane.limits.items = lane.limits.items.min(items / 2);
+        (lane.batches, lane.patience) = (0, (2 * lane.patience).min(PATIENCE_MAX));
         true
     }
 
@@ -223,6 +254,9 @@ impl<R> Backlog<R> {
             job.sent += count;
             job.started.get_or_insert(now);
             job.unserved_since = now;
+        }
+        if let Some(lane) = self.lanes.get_mut(&lane) {
+            lane.count();
         }
         Step::Run(batch)
     }
@@ -418,6 +452,28 @@ mod tests {
         backlog.insert(Instant::now(), 1, submission(&[4, 4, 4, 4], 5), "job").unwrap();
         assert_eq!(run(&mut backlog, Instant::now()).map(|b| b.items.len()), Some(2));
         assert!(!backlog.halve(1, 8, 1));
+    }
+
+    #[test]
+    fn a_lane_that_had_no_room_tries_more_again_and_waits_longer_each_time() {
+        let mut backlog = backlog(16, 8);
+        let mut batch = |backlog: &mut Backlog<&'static str>| {
+            let now = Instant::now();
+            backlog.insert(now, 1, submission(&[4, 4, 4, 4], 5), "job").unwrap();
+            let first = run(backlog, now).map(|batch| batch.items.len());
+            while run(backlog, now).is_some() {}
+            assert_eq!(backlog.clear().len(), 1);
+            first
+        };
+        assert_eq!(batch(&mut backlog), Some(4));
+        // Each of the jobs below makes two batches.
+        for jobs in [8, 16] {
+            backlog.halve(1, 16, 4);
+            assert!((0..jobs).all(|_| batch(&mut backlog) == Some(2)), "{jobs}");
+            assert_eq!(batch(&mut backlog), Some(4), "{jobs}");
+        }
+        backlog.set_lane(1, Limits { cost: 8, items: 8, wait: Duration::ZERO, sides: 1, side_cost: 8 }, true);
+        assert!((0..100).all(|_| batch(&mut backlog) == Some(2)), "never more than was set");
     }
 
     #[test]

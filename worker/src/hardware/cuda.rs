@@ -200,7 +200,12 @@ mod tests {
     fn each_disagreement_has_its_finding() {
         let (a, b) = ("0000:01:00.0", "0000:02:00.0");
         check(vec![gpu(0, a), gpu(1, b)], Some(vec![device(0, a)]), vec![], &["cuda.card_hidden"]);
-        check(vec![gpu(0, a), gpu(1, b)], Some(vec![device(0, b), device(1, a)]), vec![], &["cuda.order", "cuda.order"]);
+        check(
+            vec![gpu(0, a), gpu(1, b)],
+            Some(vec![device(0, b), device(1, a)]),
+            vec![],
+            &["cuda.order", "cuda.order"],
+        );
         check(vec![gpu(0, a)], Some(vec![device(0, a), device(1, b)]), vec![], &["cuda.disagrees"]);
         let older = nvidia::Gpu { compute_capability: Some("8.6".to_owned()), ..gpu(0, a) };
         check(vec![older], Some(vec![device(0, a)]), vec![], &["cuda.disagrees"]);

@@ -48,7 +48,8 @@ impl Fitness {
         for gpu in &sample.gpus {
             reasons.extend(broken(gpu));
             let count = self.slow.entry(gpu.index).or_default();
-            let slowed: Vec<&str> = SLOW.into_iter().filter(|by| gpu.load.throttled_by.iter().any(|r| r == by)).collect();
+            let slowed: Vec<&str> =
+                SLOW.into_iter().filter(|by| gpu.load.throttled_by.iter().any(|r| r == by)).collect();
             *count = if slowed.is_empty() { 0 } else { count.saturating_add(1) };
             if *count >= SLOW_SAMPLES {
                 let at = gpu.load.temperature_celsius.map(|celsius| format!(" at {celsius} °C")).unwrap_or_default();

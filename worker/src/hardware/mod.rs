@@ -227,9 +227,7 @@ async fn look_at_graphics(options: &Options) -> (Vec<probe::Answer>, Vec<apple::
     let ask = |subject| probe::ask_once(&command, subject, options.nvml_library.as_deref(), options.probe_timeout);
     // Macs have had no NVIDIA driver for years.
     let nvidia = async { if cfg!(target_os = "macos") { Vec::new() } else { ask(probe::Subject::Nvidia).await } };
-    let cuda = async {
-        if models::backend::cuda::IS_BUILT { ask(probe::Subject::Cuda).await } else { Vec::new() }
-    };
+    let cuda = async { if models::backend::cuda::IS_BUILT { ask(probe::Subject::Cuda).await } else { Vec::new() } };
     let (mut answers, adapters, cuda, apple) =
         tokio::join!(nvidia, ask(probe::Subject::Adapters), cuda, apple::gpus(options.probe_timeout));
     let apple = apple.unwrap_or_else(|finding| {
