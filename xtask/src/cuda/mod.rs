@@ -77,7 +77,25 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     }
     let mut build = process::cargo(root);
     build.args(["build", "--release", "--package", "neurogrid", "--features", "cuda"]).envs(variables);
-    process::succeeds(&mut build)
+    if !process::succeeds(&mut build)? {
+        return Ok(false);
+    }
+    // A later build without CUDA takes its place in target/release.
+    let (target, kept) = (process::target_folder(root)?, executable(root)?);
+    let built = target.join("release").join(format!("neurogrid{}", env::consts::EXE_SUFFIX));
+    fs::copy(&built, &kept).with_context(|| format!("cannot copy {}", built.display()))?;
+    println!("{} ({} MB)", kept.display(), fs::metadata(&kept)?.len() / 1_000_000);
+    Ok(true)
+}
+
+/// Where the executable with CUDA is kept. Tests find it there.
+pub(crate) fn executable(root: &Path) -> Result<PathBuf> {
+    Ok(process::target_folder(root)?.join("cuda").join(format!("neurogrid{}", env::consts::EXE_SUFFIX)))
+}
+
+/// The folder of the toolkit, whether it is there or not.
+pub(crate) fn home(root: &Path) -> Result<PathBuf> {
+    Ok(process::target_folder(root)?.join("cuda/toolkit").join(HOME))
 }
 
 /// Unpacks the toolkit where it is not there yet, and gives its folder.
@@ -85,8 +103,7 @@ pub(crate) fn prepare(root: &Path) -> Result<PathBuf> {
     if !(cfg!(target_os = "linux") && cfg!(target_arch = "x86_64")) {
         bail!("the pinned wheels are for Linux on x86-64; elsewhere install a CUDA 13.0 toolkit");
     }
-    let folder = process::target_folder(root)?.join("cuda");
-    let home = folder.join("toolkit").join(HOME);
+    let (folder, home) = (process::target_folder(root)?.join("cuda"), home(root)?);
     unpack_wheels(root, &folder)?;
     link(&home)?;
     compiler_with_ptx(&home)?;
