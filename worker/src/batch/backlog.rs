@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use models::engine::{Item, Output};
 
 use super::policy::{self, Limits, Next, Policy, Waiting};
+use super::room::Room;
 
 /// A job's number; later ones are larger.
 pub type JobId = u64;
@@ -77,36 +78,8 @@ pub struct Backlog<R> {
 
 #[derive(Debug)]
 struct Lane {
-    limits: Limits,
+    room: Room,
     is_ready: bool,
-    /// What the limits were before there was no room.
-    wanted: Limits,
-    /// Batches since the limits changed last, and how many of them it takes before more is tried.
-    batches: u32,
-    patience: u32,
-}
-
-/// Batches after which a lane that had no room tries more again: what took the room may have gone. Each time that it has not, twice as
-/// many, so that few batches are lost to trying …
-const PATIENCE_FIRST: u32 = 16;
-/// … up to so many, which are some seconds to some minutes of work.
-const PATIENCE_MAX: u32 = 4096;
-
-impl Lane {
-    /// Counts a batch, and lets the next ones be larger when it is time.
-    fn count(&mut self) {
-        if self.limits == self.wanted {
-            return;
-        }
-        self.batches += 1;
-        if self.batches >= self.patience {
-            self.batches = 0;
-            let more = |now: usize, wanted: usize| now.saturating_mul(2).min(wanted);
-            self.limits.cost = more(self.limits.cost, self.wanted.cost);
-            self.limits.side_cost = more(self.limits.side_cost, self.wanted.side_cost);
-            self.limits.items = more(self.limits.items, self.wanted.items);
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -134,8 +107,7 @@ impl<R> Backlog<R> {
 
     /// Opens a lane, or changes it. Jobs of a lane that is not ready wait.
     pub fn set_lane(&mut self, lane: LaneId, limits: Limits, is_ready: bool) {
-        let (wanted, patience) = (limits, PATIENCE_FIRST / 2);
-        self.lanes.insert(lane, Lane { limits, is_ready, wanted, batches: 0, patience });
+        self.lanes.insert(lane, Lane { room: Room::new(limits), is_ready });
     }
 
     /// Stops a lane's batches until it is set again.
@@ -148,15 +120,7 @@ impl<R> Backlog<R> {
     /// Halves what a batch of the lane may hold, after the device had no room; it grows again when that went well for a while. Returns
     /// false when it is one already.
     pub fn halve(&mut self, lane: LaneId, cost: usize, items: usize) -> bool {
-        let Some(lane) = self.lanes.get_mut(&lane) else { return false };
-        if items <= 1 {
-            return false;
-        }
-        let half = (cost / 2).max(1);
-        (lane.limits.cost, lane.limits.side_cost) = (lane.limits.cost.min(half), lane.limits.side_cost.min(half));
-        lane.limits.items = lane.limits.items.min(items / 2);
-        (lane.batches, lane.patience) = (0, (2 * lane.patience).min(PATIENCE_MAX));
-        true
+        self.lanes.get_mut(&lane).is_some_and(|lane| lane.room.halve(cost, items))
     }
 
     /// Closes a lane. Returns whom to tell that their jobs will not be done.
@@ -256,14 +220,15 @@ impl<R> Backlog<R> {
             job.unserved_since = now;
         }
         if let Some(lane) = self.lanes.get_mut(&lane) {
-            lane.count();
+            lane.room.count();
         }
         Step::Run(batch)
     }
 
     /// Whether a lane's batches run side by side now: where more waits than one batch may hold.
     fn has_sides(&self, lane: LaneId) -> bool {
-        let Some(Lane { limits, .. }) = self.lanes.get(&lane).filter(|lane| lane.limits.sides > 1) else {
+        let Some(limits) = self.lanes.get(&lane).map(|lane| lane.room.limits()).filter(|limits| limits.sides > 1)
+        else {
             return false;
         };
         let (mut cost, mut items) = (0_usize, 0);
@@ -282,7 +247,7 @@ impl<R> Backlog<R> {
             .filter(|(_, lane)| lane.is_ready)
             .map(|(&id, lane)| {
                 let is_side = side_of == Some(id) || self.has_sides(id);
-                (id, if is_side { lane.limits.of_side() } else { lane.limits })
+                (id, if is_side { lane.room.limits().of_side() } else { lane.room.limits() })
             })
             .collect();
         let of_job = |(&id, job): (&JobId, &'_ Job<R>)| {
@@ -452,28 +417,6 @@ mod tests {
         backlog.insert(Instant::now(), 1, submission(&[4, 4, 4, 4], 5), "job").unwrap();
         assert_eq!(run(&mut backlog, Instant::now()).map(|b| b.items.len()), Some(2));
         assert!(!backlog.halve(1, 8, 1));
-    }
-
-    #[test]
-    fn a_lane_that_had_no_room_tries_more_again_and_waits_longer_each_time() {
-        let mut backlog = backlog(16, 8);
-        let mut batch = |backlog: &mut Backlog<&'static str>| {
-            let now = Instant::now();
-            backlog.insert(now, 1, submission(&[4, 4, 4, 4], 5), "job").unwrap();
-            let first = run(backlog, now).map(|batch| batch.items.len());
-            while run(backlog, now).is_some() {}
-            assert_eq!(backlog.clear().len(), 1);
-            first
-        };
-        assert_eq!(batch(&mut backlog), Some(4));
-        // Each of the jobs below makes two batches.
-        for jobs in [8, 16] {
-            backlog.halve(1, 16, 4);
-            assert!((0..jobs).all(|_| batch(&mut backlog) == Some(2)), "{jobs}");
-            assert_eq!(batch(&mut backlog), Some(4), "{jobs}");
-        }
-        backlog.set_lane(1, Limits { cost: 8, items: 8, wait: Duration::ZERO, sides: 1, side_cost: 8 }, true);
-        assert!((0..100).all(|_| batch(&mut backlog) == Some(2)), "never more than was set");
     }
 
     #[test]
