@@ -21,11 +21,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 # ONNX Runtime's shared library, out of its Python wheel. Without it the worker runs ONNX models on its built-in engine.
 FROM python:3.11-slim-bookworm AS onnxruntime
 COPY e2e/requirements.txt /requirements.txt
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN grep '^onnxruntime==' /requirements.txt | cut -d' ' -f1 > /onnxruntime.txt && \
     pip install --no-cache-dir --no-deps --target /wheel --requirement /onnxruntime.txt && \
     mkdir -p /out && cp /wheel/onnxruntime/capi/libonnxruntime.so.* /out/
 
 FROM debian:bookworm-slim
+# Not pinned: a release of the distribution keeps only the newest of its packages, and an old number would break the build.
+# hadolint ignore=DL3008
 RUN apt-get update && \
     apt-get install --yes --no-install-recommends ca-certificates tini && \
     rm -rf /var/lib/apt/lists/* && \
@@ -37,7 +40,8 @@ COPY --from=build /out/neurogrid /usr/local/bin/neurogrid
 COPY deploy/healthy /usr/local/bin/healthy
 COPY LICENSE /usr/share/doc/neurogrid/LICENSE
 
-USER neurogrid
+# neurogrid, by its number: who runs the image can tell that it is not root.
+USER 10001
 WORKDIR /var/lib/neurogrid
 # Models are kept in the cache; the node's key and the coordinator's database in the state.
 ENV NEUROGRID_CACHE_DIR=/var/lib/neurogrid/cache \

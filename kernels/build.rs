@@ -1,4 +1,5 @@
-//! With the feature `cuda`: every `src/<op>/cuda.cu` comes in, `$OUT_DIR/<op>.ptx` goes out. Without it, nothing happens.
+//! With the feature `cuda`: every `src/<op>/cuda.cu` comes in, `$OUT_DIR/<op>.ptx` goes out, and
+//! `$OUT_DIR/compute_capability.rs` with the architecture that it is for. Without it, nothing happens.
 //! Never a download, never a search through the disk: nvcc is on `PATH`, or under `CUDA_HOME` or `CUDA_PATH`.
 
 use std::env;
@@ -25,6 +26,16 @@ fn compile_all() -> Result<(), String> {
     let nvcc = find_nvcc()?;
     let cap = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| COMPUTE_CAP_DEFAULT.to_owned());
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set; build with cargo")?);
+    let [major @ .., minor] = cap.as_bytes() else {
+        return Err("CUDA_COMPUTE_CAP is empty; set it to 75, 80, …".into());
+    };
+    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse::<u32>().ok();
+    let (Some(major), Some(minor)) = (number(major), number(&[*minor])) else {
+        return Err(format!("CUDA_COMPUTE_CAP is {cap:?}, which is no architecture; set it to 75, 80, …"));
+    };
+    let capability = out.join("compute_capability.rs");
+    std::fs::write(&capability, format!("({major}, {minor})\n"))
+        .map_err(|why| format!("{}: {why}", capability.display()))?;
     println!("cargo::rerun-if-changed=src");
     let folders = std::fs::read_dir("src").map_err(|why| format!("kernels/src: {why}"))?;
     for folder in folders {

@@ -134,6 +134,17 @@ pub(crate) struct Serving {
     /// Which backend runs the models.
     #[arg(long, value_name = "BACKEND", env = "NEUROGRID_BACKEND", default_value = "auto", help_heading = "Compute")]
     pub(crate) backend: Backend,
+    /// Devices that run the models: auto (every CUDA device that works, in a build with CUDA; else the CPU), cpu, cuda, cuda:N. In a build
+    /// with CUDA the CPU is used only where it is asked for.
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        env = "NEUROGRID_DEVICE",
+        value_delimiter = ',',
+        default_value = "auto",
+        help_heading = "Compute"
+    )]
+    pub(crate) device: Vec<worker::device::choice::Asked>,
     /// ONNX Runtime's library. Without it: `ORT_DYLIB_PATH`, an installed Python `onnxruntime`, the system's folders; when
     /// there is none, the built-in engine runs ONNX models.
     #[arg(long, value_name = "FILE", env = "NEUROGRID_ONNX_LIBRARY", help_heading = "Compute")]

@@ -112,7 +112,11 @@ pub fn build(options: Options) -> Result<Worker, StartError> {
             return Err(StartError::Setting(format!("{name} must be at least 1")));
         }
     }
-    let hardware = hardware.unwrap_or_else(|| hardware::Options::new(&cache.folder));
+    let mut hardware = hardware.unwrap_or_else(|| hardware::Options::new(&cache.folder));
+    if devices.devices.iter().any(|device| matches!(device.device, Device::Cuda(_))) && hardware.probe.is_none() {
+        // The cards that do the work are watched while they do it.
+        hardware.probe = hardware::probe::Command::this_executable().ok();
+    }
     let server = http::Server::bind(http, hardware)?;
     let threads = if compute.threads == 0 { hardware::threads() } else { compute.threads };
     if devices.devices.is_empty() {
@@ -122,7 +126,9 @@ pub fn build(options: Options) -> Result<Worker, StartError> {
     let preload = devices.preload.clone();
     let metrics = Arc::new(metrics::Metrics::default());
     let cache = cache::Handle::open(&cache)?;
-    let compute = config::Compute { threads, ..compute };
+    let ask = |device| models::backend::cuda::free_bytes(device);
+    let free_memory = compute.free_memory.clone().or_else(|| Some(Arc::new(ask) as config::FreeMemory));
+    let compute = config::Compute { threads, free_memory, ..compute };
     let devices = device::Options { devices, batch, text, compute };
     let devices = device::Devices::start(devices, cache.clone(), Arc::clone(&metrics)).map_err(StartError::Threads)?;
     let handle = Handle::new(service::Parts {
@@ -134,6 +140,7 @@ pub fn build(options: Options) -> Result<Worker, StartError> {
         task_timeout: admission.task_timeout,
         has_started: AtomicBool::new(preload.is_empty()),
         preload,
+        unfit: std::sync::Mutex::default(),
         started: Instant::now(),
     });
     Ok(Worker { handle, http: server, drain_timeout: admission.drain_timeout })

@@ -1,8 +1,8 @@
 //! The worker's own interface: tasks go in, replies come out; models, admission and state are asked and told. The HTTP
 //! routes and the link to coordinators both stand on it. Knows neither.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use models::task::{Reply, Request};
@@ -106,6 +106,8 @@ pub struct Status {
     pub loading: Vec<String>,
     /// Why the worker does nothing, when it does nothing.
     pub idle_because: Option<&'static str>,
+    /// Whether devices and cards are in order; tasks of coordinators come only then.
+    pub is_fit: bool,
     /// What keeps it from being ready, in words; empty when it is ready.
     pub not_ready_because: Vec<String>,
 }
@@ -160,6 +162,8 @@ pub(crate) struct Parts {
     pub(crate) preload: Vec<String>,
     pub(crate) started: Instant,
     pub(crate) has_started: std::sync::atomic::AtomicBool,
+    /// Why the machine takes no tasks, as its samples show it.
+    pub(crate) unfit: std::sync::Mutex<Vec<String>>,
 }
 
 /// A task timeout beyond what the clock can tell is none.
@@ -361,8 +365,11 @@ impl Handle {
         }
         let ill = loaded.iter().filter(|model| model.condition != Condition::Ready);
         not_ready_because.extend(ill.map(|model| format!("{} is {}", model.model, model.condition.name())));
-        let failing = devices.iter().filter(|device| device.is_failing);
+        let failing = devices.iter().filter(|device| device.is_failing && !device.is_lost);
         not_ready_because.extend(failing.map(|device| format!("{} is failing", device.device)));
+        let unfit = self.unfit_because(&devices);
+        let is_fit = unfit.is_empty();
+        not_ready_because.extend(unfit);
         Status {
             state,
             has_started,
@@ -373,7 +380,33 @@ impl Handle {
             loaded,
             loading,
             idle_because,
+            is_fit,
             not_ready_because,
+        }
+    }
+
+    /// Why none of the machine's work can be trusted or done.
+    fn unfit_because(&self, devices: &[DeviceStatus]) -> Vec<String> {
+        let mut because = self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lost = devices.iter().filter(|device| device.is_lost);
+        because.extend(lost.map(|device| {
+            format!(
+                "{} is lost: its last runs failed one after the other; restart the worker, and see `neurogrid doctor` if that does not help",
+                device.device
+            )
+        }));
+        because
+    }
+
+    /// Tells what the machine's samples show: reasons to take no tasks, or none.
+    pub(crate) fn set_unfit(&self, because: &[String]) {
+        let mut known = self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != because {
+            match because {
+                [] => tracing::info!("the machine is fit for work again"),
+                because => tracing::error!("no tasks are taken: {}", because.join("; ")),
+            }
+            *known = because.to_vec();
         }
     }
 

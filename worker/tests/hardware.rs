@@ -106,6 +106,9 @@ fn card(index: u32) -> nvidia::Gpu {
         pcie_generation_max: Some(4),
         pcie_width_max: Some(16),
         power_limit_watts: Some(450.0),
+        power_limit_default_watts: Some(450.0),
+        mig_enabled: Some(false),
+        mig_instances: vec![],
         clock_max_hertz: Some(2_520_000_000),
         temperature_slowdown_celsius: Some(90),
         load: nvidia::Load {
@@ -128,7 +131,7 @@ fn card(index: u32) -> nvidia::Gpu {
 
 #[tokio::test]
 async fn every_card_is_told_in_full() {
-    for count in [0, 1, 2] {
+    for count in [0, 1, 2, 8] {
         let gpus = count.to_string();
         let Some(profile) = profile(&[], &[("STAND_IN_GPUS", &gpus)], PATIENT).await else { return };
         assert_eq!(profile.nvidia.gpus, (0..count).map(card).collect::<Vec<_>>());
@@ -140,6 +143,31 @@ async fn every_card_is_told_in_full() {
         assert_eq!(profile.nvidia.driver, Some(driver));
         assert_eq!(findings(&profile), Vec::<&Finding>::new());
         assert_eq!(profile.has_gpu(), count > 0);
+    }
+}
+
+#[tokio::test]
+async fn a_card_that_fell_off_the_bus_is_a_finding_and_the_others_are_told() {
+    let environment = [("STAND_IN_GPUS", "8"), ("STAND_IN_LOST", "3")];
+    let Some(profile) = profile(&[], &environment, PATIENT).await else { return };
+    assert_eq!(profile.nvidia.gpus, [0, 1, 2, 4, 5, 6, 7].map(card));
+    check_only_finding(&profile, "nvidia.card_lost", &["GPU 3", "fell off the bus"]);
+    assert_eq!(findings(&profile)[0].severity, Severity::Error);
+}
+
+#[tokio::test]
+async fn a_card_that_is_divided_is_told_with_its_instances() {
+    for count in [0, 2, 7] {
+        let instances = count.to_string();
+        let Some(profile) = profile(&[], &[("STAND_IN_MIG", &instances)], PATIENT).await else { return };
+        let instance = |number| nvidia::MigInstance {
+            name: Some(format!("Stand-In MIG {number}")),
+            uuid: Some(format!("MIG-00000000-0000-0000-0000-00000000000{number}")),
+            vram_total_bytes: Some(10 << 30),
+        };
+        let mig_instances = (0..count).map(instance).collect();
+        assert_eq!(profile.nvidia.gpus, [nvidia::Gpu { mig_enabled: Some(true), mig_instances, ..card(0) }]);
+        assert_eq!(findings(&profile), Vec::<&Finding>::new());
     }
 }
 
@@ -324,9 +352,31 @@ async fn samples_have_the_load_of_every_card_and_the_faults_that_the_driver_repo
         load: card(index).load,
         xid_faults,
         xid_last,
+        xids: xid_last.into_iter().collect(),
     };
     assert_eq!(sample.gpus, [expected(0, 1, Some(79)), expected(1, 0, None)]);
     assert_eq!(sample.findings, []);
+}
+
+#[tokio::test]
+async fn a_card_that_is_lost_or_broken_makes_the_machine_unfit() {
+    let Some(stand_in) = StandIn::compile(&[]) else { return };
+    let cases = [
+        (("STAND_IN_LOST", "1"), Some("fell off the bus")),
+        (("STAND_IN_XID", "79"), Some("Xid 79")),
+        // A program's own mistake.
+        (("STAND_IN_XID", "31"), None),
+    ];
+    for (variable, words) in cases {
+        let options = sampled(&stand_in, &[("STAND_IN_GPUS", "2"), variable]);
+        let sample = sample_where(options, |sample| !sample.gpus.is_empty()).await;
+        let mut fitness = hardware::fitness::Fitness::default();
+        match (fitness.judge(&sample), words) {
+            ([], None) => {}
+            ([reason], Some(words)) => assert!(reason.contains(words), "{reason}"),
+            (reasons, _) => panic!("{variable:?}: {reasons:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ fn processor() -> String {
 }
 
 /// The time in UTC: `2026-11-21 01:05`.
-fn now() -> String {
+pub(crate) fn now() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     date(seconds)
 }

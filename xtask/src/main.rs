@@ -6,6 +6,7 @@
 mod bench;
 mod cuda;
 mod golden;
+mod gpu;
 mod process;
 mod python;
 mod report;
@@ -36,6 +37,8 @@ enum Task {
     Golden(golden::Options),
     /// Run the benches and keep their output, with machine and date, under benches/results/
     Bench(bench::Options),
+    /// Run all that needs an NVIDIA GPU, and compare with PyTorch; or pack it for a machine that has one
+    Gpu(gpu::Options),
     /// Build the CUDA executable on a machine without a GPU or a CUDA toolkit
     Cuda(cuda::Options),
 }
@@ -60,6 +63,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Tidy(options) => tidy::run(&root, &options),
         Task::Golden(options) => golden::run(&root, &options),
         Task::Bench(options) => bench::run(&root, &options),
+        Task::Gpu(options) => gpu::run(&root, &options),
         Task::Cuda(options) => cuda::run(&root, &options),
     }
 }

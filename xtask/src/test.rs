@@ -1,7 +1,7 @@
 //! What comes in: a checkout on a machine with Rust, Python 3 and a C compiler. What goes out: every check and test, run
 //! in order, and a closing table. It never fails because something optional is missing: that is skipped, and said.
 
-use crate::{process, python, report::Report, tidy};
+use crate::{cuda, gpu, process, python, report::Report, tidy};
 use anyhow::{Context as _, Result};
 use std::{
     collections::BTreeMap,
@@ -26,6 +26,8 @@ use std::{
 ///   NEUROGRID_TEST_ORT          ONNX Runtime's shared library
 ///   NEUROGRID_TEST_SKIPPED      what could not be installed, separated by commas
 ///   NEUROGRID_TEST_BIN          the neurogrid executable, built for this run
+///   NEUROGRID_TEST_CUDA_BIN     the one with CUDA, where `cargo xtask cuda` has built it
+///   NEUROGRID_TEST_CUDA_HOME    the toolkit that it was built with
 ///
 /// They are written to target/test-env.sh too: `. target/test-env.sh` before running tests by hand.
 ///
@@ -76,13 +78,26 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     if report.step("build", |_| process::succeeds(process::cargo(root).args(build))) {
         let name = format!("neurogrid{}", env::consts::EXE_SUFFIX);
         variables.insert("NEUROGRID_TEST_BIN", target.join("debug").join(name));
+        let with_cuda = cuda::executable(root)?;
+        if with_cuda.is_file() {
+            variables.insert("NEUROGRID_TEST_CUDA_BIN", with_cuda);
+            variables.insert("NEUROGRID_TEST_CUDA_HOME", cuda::home(root)?);
+        }
         write_shell_file(&target, &variables)?;
         report.step("tests", |report| tests(root, options, &target, &variables, report));
         if let Some(python) =
             variables.get("NEUROGRID_TEST_PYTHON").filter(|_| !options.fast && options.filter.is_empty())
         {
-            let peers = ["-m", "unittest", "discover", "--quiet", "-s", "benches/peers", "-t", "."];
-            report.step("peers", |_| process::succeeds(Command::new(python).current_dir(root).args(peers)));
+            for name in ["peers", "gpu"] {
+                let folder = format!("benches/{name}");
+                let tests = ["-m", "unittest", "discover", "--quiet", "-s", &folder, "-t", "."];
+                report.step(name, |_| process::succeeds(Command::new(python).current_dir(root).args(tests)));
+            }
+        }
+        if gpu::is_there() {
+            report.leave_out("on a GPU", "`cargo xtask gpu` takes minutes and a build with CUDA: run it by itself");
+        } else {
+            report.step("on a GPU", |_| gpu::run(root, &gpu::Options::default()));
         }
     } else {
         report.leave_out("tests", "the build failed");

@@ -46,7 +46,7 @@ pub(crate) async fn chat(global: &Global, chat: Chat) -> anyhow::Result<ExitCode
         std::io::stdin().read_to_string(&mut message).context("standard input is not UTF-8 text")?;
     }
     anyhow::ensure!(!(is_interactive && global.json), "--json needs a message: give one, or pipe it in");
-    let writer = Writer::new(&target)?;
+    let writer = Writer::new(&target).await?;
     let mut talk = Conversation::new(system);
     if is_interactive {
         return converse(&writer, &model, &writing, talk).await;
@@ -73,7 +73,7 @@ pub(crate) async fn generate(
             text
         }
     };
-    let writer = Writer::new(&target)?;
+    let writer = Writer::new(&target).await?;
     let input = Input::Generate(GenerateInput { prompt: Text::Words(prompt), options: options(&writing) });
     let answer = writer.write(&model, &input, &writing, |text| show(text, global.json)).await?;
     finish(global, &answer)
@@ -247,12 +247,13 @@ fn options(writing: &Writing) -> WriteOptions {
 }
 
 impl Writer {
-    fn new(target: &Target) -> anyhow::Result<Self> {
+    async fn new(target: &Target) -> anyhow::Result<Self> {
         let url = target.coordinator.as_ref().or(target.worker.as_ref());
         let Some(url) = url else {
             let access = Access { api_key: None, insecure: false };
             // The worker's API is bound to a free port of loopback and never served.
-            let options = super::serving::options(([127, 0, 0, 1], 0).into(), &access, &target.serving);
+            let mut options = super::serving::options(([127, 0, 0, 1], 0).into(), &access, &target.serving);
+            options.devices.devices = super::serving::find_devices(&target.serving).await?;
             return Ok(Writer::Local(worker::build(options)?.handle()));
         };
         let url = format!("{}/v1/", url.trim_end_matches('/'));

@@ -1,5 +1,7 @@
 //! `neurogrid doctor`: every check with its proof and the line that mends it.
 
+mod gpu;
+
 use crate::args::{Access, Doctor, Global, Serving};
 use crate::output;
 use coordinator_client::wire::TaskInput;
@@ -54,9 +56,9 @@ pub(crate) async fn run(global: &Global, options: Doctor) -> anyhow::Result<Exit
     let hardware = hardware::Options { measure: false, ..super::serving::hardware_options(&options.serving) };
     let profile = hardware::profile(hardware).await;
     let mut checks = vec![port(options.bind), memory(&profile), disk(&profile), ops(&profile)];
-    checks.extend(gpu(&profile));
+    checks.extend(gpu::checks(&profile));
     checks.push(onnx(&options.serving).await?);
-    checks.push(inference(&options.serving).await);
+    checks.push(inference(&options.serving, &profile).await);
     for url in &options.coordinator {
         checks.extend(coordinator(url).await);
     }
@@ -122,35 +124,6 @@ fn ops(profile: &Profile) -> Check {
     }
 }
 
-fn gpu(profile: &Profile) -> Vec<Check> {
-    let mut checks = Vec::new();
-    for finding in &profile.findings {
-        let verdict = match finding.severity {
-            hardware::Severity::Info => Verdict::Note,
-            hardware::Severity::Warning => Verdict::Warning,
-            hardware::Severity::Error => Verdict::Failed,
-        };
-        let mut check = Check::new("hardware", verdict, format!("{} ({})", finding.message, finding.code));
-        check.fix.clone_from(&finding.remedy);
-        checks.push(check);
-    }
-    let names: Vec<&str> = profile.nvidia.gpus.iter().map(|gpu| gpu.name.as_deref().unwrap_or("unnamed")).collect();
-    if !names.is_empty() {
-        let driver = profile.nvidia.driver.as_ref();
-        let driver = driver.and_then(|driver| driver.version.as_deref()).unwrap_or("unknown");
-        checks.push(Check::new("gpu", Verdict::Ok, format!("{} (driver {driver})", names.join(", "))));
-    }
-    match (profile.has_gpu(), super::serving::USES_GPU) {
-        (true, true) => {}
-        (true, false) => checks.push(
-            Check::new("gpu", Verdict::Failed, "a GPU is there, and this build runs models on the CPU only")
-                .fix("use the CUDA build (`docker run --gpus all …` or `cargo build --release --features cuda`)"),
-        ),
-        (false, _) => checks.push(Check::new("gpu", Verdict::Note, "no GPU; models run on the CPU")),
-    }
-    checks
-}
-
 async fn onnx(serving: &Serving) -> anyhow::Result<Check> {
     let library = serving.onnx_library.clone();
     // Loading a library reads tens of megabytes.
@@ -167,10 +140,11 @@ async fn onnx(serving: &Serving) -> anyhow::Result<Check> {
 }
 
 /// The proof of the pudding: the bundled model answers.
-async fn inference(serving: &Serving) -> Check {
+async fn inference(serving: &Serving, profile: &Profile) -> Check {
     let access = Access { api_key: None, insecure: false };
-    let options = super::serving::options(([127, 0, 0, 1], 0).into(), &access, serving);
+    let mut options = super::serving::options(([127, 0, 0, 1], 0).into(), &access, serving);
     let answer = async {
+        options.devices.devices = super::serving::devices(serving, profile)?;
         let worker = worker::build(options)?;
         let input: TaskInput = serde_json::from_value(super::up::example_input())?;
         let task = worker::NewTask::new(super::up::EXAMPLE_MODEL, worker::convert::request_of(input)?);

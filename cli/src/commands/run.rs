@@ -97,7 +97,8 @@ async fn local(model: String, input: TaskInput, target: &Target) -> anyhow::Resu
     let request = worker::convert::request_of(input)?;
     let access = Access { api_key: None, insecure: false };
     // The worker's API is bound to a free port of loopback and never served.
-    let options = super::serving::options(([127, 0, 0, 1], 0).into(), &access, &target.serving);
+    let mut options = super::serving::options(([127, 0, 0, 1], 0).into(), &access, &target.serving);
+    options.devices.devices = super::serving::find_devices(&target.serving).await?;
     let worker = worker::build(options)?;
     let handle = worker.handle();
     let done = handle.execute(worker::NewTask::new(model, request)).await?;

@@ -4,7 +4,20 @@ use crate::args::{Access, Backend, Serving};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use worker::config;
+use worker::device::choice;
 use worker::hardware::{self, Minimums};
+
+/// The devices that were asked for, as the machine's profile has them.
+pub(crate) fn devices(serving: &Serving, profile: &hardware::Profile) -> anyhow::Result<Vec<config::DeviceOptions>> {
+    Ok(choice::choose(&serving.device, profile)?)
+}
+
+/// The same where nothing else needs the profile: it is made only where it decides.
+pub(crate) async fn find_devices(serving: &Serving) -> anyhow::Result<Vec<config::DeviceOptions>> {
+    let decides = models::backend::cuda::IS_BUILT || serving.device != [choice::Asked::Auto];
+    let profile = if decides { hardware::profile(quick_profile(serving)).await } else { hardware::Profile::default() };
+    devices(serving, &profile)
+}
 
 /// The worker's options.
 pub(crate) fn options(address: SocketAddr, access: &Access, serving: &Serving) -> worker::Options {

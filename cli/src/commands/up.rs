@@ -62,11 +62,15 @@ pub(crate) fn best_label(output: &TaskOutput) -> Option<&str> {
 pub(crate) async fn run(global: &Global, options: Up) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let data = super::places::data(options.data_dir.clone());
+    let profile = hardware::profile(super::serving::quick_profile(&options.serving)).await;
+    super::serving::warn_of_idle_gpu(&profile);
+    let devices = super::serving::devices(&options.serving, &profile)?;
     let coordinator = ::coordinator::build(coordinator_options(&options, data.join("coordinator"))).await?;
     let coordinator_address = coordinator.local_addr();
     let coordinator_url = format!("http://{coordinator_address}");
 
     let mut worker_options = super::serving::options(options.worker_bind, &options.access, &options.serving);
+    worker_options.devices.devices = devices;
     let examples = examples(worker_options.compute.backend);
     for model in &examples {
         if !worker_options.devices.preload.iter().any(|other| other == model) {
@@ -87,8 +91,6 @@ pub(crate) async fn run(global: &Global, options: Up) -> anyhow::Result<ExitCode
         enrolment_token: None,
         data,
     };
-    let profile = hardware::profile(super::serving::quick_profile(&options.serving)).await;
-    super::serving::warn_of_idle_gpu(&profile);
     let machine = link::Sampled::start(profile, super::serving::hardware_options(&options.serving));
     let serving = super::worker::serve(worker, links, machine, signal.clone())?;
     let ready = super::worker::until_ready(&handle, &serving.links, READY_WITHIN);

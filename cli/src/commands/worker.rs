@@ -47,7 +47,9 @@ pub(crate) async fn run(global: &Global, options: Worker) -> anyhow::Result<Exit
     let profile = hardware::profile(super::serving::quick_profile(&options.serving)).await;
     super::serving::check_minimums(&options.serving, &profile)?;
     super::serving::warn_of_idle_gpu(&profile);
-    let worker = ::worker::build(super::serving::options(options.bind, &options.access, &options.serving))?;
+    let mut worker_options = super::serving::options(options.bind, &options.access, &options.serving);
+    worker_options.devices.devices = super::serving::devices(&options.serving, &profile)?;
+    let worker = ::worker::build(worker_options)?;
     let url = format!("http://{}", worker.address());
     let linking = Linking {
         addresses: options.coordinator,

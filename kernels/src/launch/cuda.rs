@@ -2,6 +2,9 @@
 //! `build.rs` compiles every `cuda.cu` with nvcc. Never a driver call: whoever owns a device loads the PTX and launches it
 //! as the head of each `cuda.cu` says.
 
+/// The oldest compute capability that the PTX is for. Candle's own kernels are compiled for the same (`CUDA_COMPUTE_CAP`).
+pub const COMPUTE_CAPABILITY_MIN: (u32, u32) = include!(concat!(env!("OUT_DIR"), "/compute_capability.rs"));
+
 /// One op's compiled CUDA code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Module {
@@ -45,6 +48,14 @@ pub const MODULES: &[Module] = &[
 mod tests {
     use super::MODULES;
     use crate::OPS;
+
+    #[test]
+    fn the_ptx_is_for_the_compute_capability_that_is_told() {
+        let (major, minor) = super::COMPUTE_CAPABILITY_MIN;
+        for module in MODULES {
+            assert!(module.ptx.contains(&format!(".target sm_{major}{minor}")), "{}", module.op);
+        }
+    }
 
     #[test]
     fn every_op_with_a_cuda_backend_has_its_functions_in_the_ptx() {

@@ -1,7 +1,11 @@
-// Runs one op's CUDA source on the CPU. What comes in and goes out: see grid/io.h. Launches are those that the heads of the
+// Runs one op's CUDA source on the CPU, or where nvcc builds it on a GPU. What comes in and goes out: see grid/io.h. Launches
+// are those that the heads of the
 // sources ask for. The suite that calls it is suite/mod.rs.
 
 #include "../../src/launch/numbers.cuh"
+#ifndef CUDA_ON_THE_CPU
+#include "device.h" // Built by nvcc, it runs them on a GPU.
+#endif
 #include "../grid/io.h"
 
 // The sources have names in common.
@@ -44,7 +48,7 @@ template <typename T, auto kernel, unsigned warps> static void attention() {
     }
     const Dim grid = {(longest + 16 * warps - 1) / (16 * warps), heads, (unsigned)cu_seqlens.size() - 1};
     run_grid(grid, {32, warps, 1}, [&] {
-        kernel(x.data(), k.data() + 8, v.data() + 16, cu_seqlens.data(), numbers[7] ? bias.data() : nullptr, out.data(), stride,
+        LAUNCH(kernel)(x.data(), k.data() + 8, v.data() + 16, cu_seqlens.data(), numbers[7] ? bias.data() : nullptr, out.data(), stride,
                k_stride, v_stride, heads, kv_heads, d, scalar, numbers[4], numbers[5], span);
     });
     write(out);
@@ -52,7 +56,7 @@ template <typename T, auto kernel, unsigned warps> static void attention() {
 
 // What runs bf16 below compute capability 8.0.
 template <int D, int WARPS>
-static void plain_bf16(const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const unsigned *cu_seqlens,
+static __global__ void plain_bf16(const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const unsigned *cu_seqlens,
                        const float *bias, __nv_bfloat16 *out, unsigned q_stride, unsigned k_stride, unsigned v_stride,
                        unsigned heads, unsigned kv_heads, unsigned head_dim, float scale, unsigned behind, unsigned ahead,
                        unsigned span) {
@@ -67,7 +71,7 @@ template <typename T, auto kernel> static void gelu() {
     const auto bias = read<T>(numbers[2] ? dim : 0);
     // Two rows of blocks, so that the kernel has to stride.
     run_grid({(dim + 255) / 256, std::min(rows, 2u), 1}, {256, 1, 1},
-             [&] { kernel(x.data(), numbers[2] ? bias.data() : nullptr, rows, dim); });
+             [&] { LAUNCH(kernel)(x.data(), numbers[2] ? bias.data() : nullptr, rows, dim); });
     write(x);
 }
 
@@ -77,7 +81,7 @@ template <typename T, auto kernel> static void glu() {
     const auto x = read<T>(2 * (size_t)rows * dim);
     std::vector<T> out((size_t)rows * dim, T(7.0f));
     run_grid({(dim + 255) / 256, std::min(rows, 2u), 1}, {256, 1, 1},
-             [&] { kernel(x.data(), out.data(), rows, dim, numbers[2]); });
+             [&] { LAUNCH(kernel)(x.data(), out.data(), rows, dim, numbers[2]); });
     write(out);
 }
 
@@ -88,7 +92,7 @@ template <typename T, auto kernel> static void layer_norm() {
     const auto weight = read<T>(dim), bias = read<T>(dim);
     std::vector<T> out(x.size(), T(7.0f));
     run_grid({(rows + 3) / 4, 1, 1}, {32, 4, 1}, [&] {
-        kernel(x.data(), numbers[2] ? residual.data() : nullptr, weight.data(), bias.data(), out.data(), scalar, rows, dim);
+        LAUNCH(kernel)(x.data(), numbers[2] ? residual.data() : nullptr, weight.data(), bias.data(), out.data(), scalar, rows, dim);
     });
     write(out);
 }
@@ -100,7 +104,7 @@ template <typename T, auto kernel> static void pool() {
     const auto x = read<T>((size_t)cu_seqlens.back() * dim);
     std::vector<float> out((cu_seqlens.size() - 1) * dim, 7.0f);
     run_grid({(unsigned)cu_seqlens.size() - 1, 1, 1}, {256, 1, 1},
-             [&] { kernel(x.data(), cu_seqlens.data(), out.data(), dim, numbers[1], numbers[2]); });
+             [&] { LAUNCH(kernel)(x.data(), cu_seqlens.data(), out.data(), dim, numbers[1], numbers[2]); });
     write(out);
 }
 
@@ -112,7 +116,7 @@ template <typename T, auto kernel> static void rms_norm() {
     // In place: the result where x was, the sum where the residual was.
     T *const other = numbers[2] ? residual.data() : nullptr;
     run_grid({(rows + 3) / 4, 1, 1}, {32, 4, 1},
-             [&] { kernel(x.data(), other, weight.data(), other, x.data(), scalar, rows, dim); });
+             [&] { LAUNCH(kernel)(x.data(), other, weight.data(), other, x.data(), scalar, rows, dim); });
     write(x);
     write(residual);
 }
@@ -125,7 +129,7 @@ template <typename T, auto kernel> static void rotary() {
     auto x = read<T>((size_t)rows * stride);
     const auto cos = read<float>((size_t)numbers[3] * half), sin = read<float>((size_t)numbers[3] * half);
     run_grid({(width / 2 + 255) / 256, std::min(rows, 2u), 1}, {256, 1, 1},
-             [&] { kernel(x.data(), positions.data(), cos.data(), sin.data(), rows, stride, width, half); });
+             [&] { LAUNCH(kernel)(x.data(), positions.data(), cos.data(), sin.data(), rows, stride, width, half); });
     write(x);
 }
 

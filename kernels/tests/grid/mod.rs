@@ -1,5 +1,6 @@
 //! Runs sources for GPUs on the CPU: a C++ compiler builds them with headers that stand where a GPU's own would be (`grid.h`); an op and
-//! its arrays come in, its result goes out. What this cannot show is a GPU's own arithmetic and speed.
+//! its arrays come in, its result goes out. What this cannot show is a GPU's own arithmetic and speed: for that, `NEUROGRID_TEST_CUDA_HARNESS`
+//! names a harness that nvcc has built and that runs on a GPU (`cargo xtask gpu`).
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
@@ -45,6 +46,9 @@ impl Harness {
 }
 
 fn build(language: &str) -> Option<PathBuf> {
+    if let Some(given) = std::env::var_os(format!("NEUROGRID_TEST_{}_HARNESS", language.to_uppercase())) {
+        return Some(given.into());
+    }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(language);
     let source = folder.join("harness.cpp");
     let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());

@@ -4,6 +4,7 @@
 #[cfg(feature = "candle")]
 pub mod candle;
 pub(crate) mod cpu;
+pub mod cuda;
 pub mod fake;
 pub mod fake_generator;
 #[cfg(feature = "onnx")]

@@ -71,6 +71,9 @@ pub(super) fn choose(
                 decide(Chosen::Onnx, "ONNX Runtime was found, which is the faster for encoders")
             }
             (true, true, true) => decide(Chosen::Candle, "no ONNX Runtime was found, Candle is the faster of the rest"),
+            (true, true, false) if device != Device::Cpu && !runtime_found() => {
+                decide(Chosen::Candle, "no ONNX Runtime was found, and what replaces it runs on the CPU only")
+            }
             (_, true, false) => decide(Chosen::Onnx, "a model that takes tensors runs its ONNX graph"),
             (true, false, _) => decide(Chosen::Candle, "it has safetensors only"),
             (false, true, true) => decide(Chosen::Onnx, "only its ONNX graph can be run"),
@@ -118,6 +121,8 @@ mod tests {
         check(&BOTH[..2], "other", Backend::Auto, CPU, true, None);
         check(&["tokenizer.json", "m.onnx"], "bert", Backend::Auto, CPU, true, Some("onnx"));
         check(&["m.onnx", "m.safetensors"], "mlp", Backend::Auto, CPU, false, Some("onnx"));
+        check(&["m.onnx", "m.safetensors"], "mlp", Backend::Auto, GPU, true, Some("onnx"));
+        check(&["m.onnx", "m.safetensors"], "mlp", Backend::Auto, GPU, false, Some("candle"));
         check(&["m.safetensors"], "mlp", Backend::Auto, CPU, false, Some("candle"));
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use models::engine::{Item, Output};
 
 use super::policy::{self, Limits, Next, Policy, Waiting};
+use super::room::Room;
 
 /// A job's number; later ones are larger.
 pub type JobId = u64;
@@ -77,7 +78,7 @@ pub struct Backlog<R> {
 
 #[derive(Debug)]
 struct Lane {
-    limits: Limits,
+    room: Room,
     is_ready: bool,
 }
 
@@ -106,7 +107,7 @@ impl<R> Backlog<R> {
 
     /// Opens a lane, or changes it. Jobs of a lane that is not ready wait.
     pub fn set_lane(&mut self, lane: LaneId, limits: Limits, is_ready: bool) {
-        self.lanes.insert(lane, Lane { limits, is_ready });
+        self.lanes.insert(lane, Lane { room: Room::new(limits), is_ready });
     }
 
     /// Stops a lane's batches until it is set again.
@@ -116,16 +117,10 @@ impl<R> Backlog<R> {
         }
     }
 
-    /// Halves what a batch of the lane may hold, after the device had no room. Returns false when it is one already.
+    /// Halves what a batch of the lane may hold, after the device had no room; it grows again when that went well for a while. Returns
+    /// false when it is one already.
     pub fn halve(&mut self, lane: LaneId, cost: usize, items: usize) -> bool {
-        let Some(lane) = self.lanes.get_mut(&lane) else { return false };
-        if items <= 1 {
-            return false;
-        }
-        let half = (cost / 2).max(1);
-        (lane.limits.cost, lane.limits.side_cost) = (lane.limits.cost.min(half), lane.limits.side_cost.min(half));
-        lane.limits.items = lane.limits.items.min(items / 2);
-        true
+        self.lanes.get_mut(&lane).is_some_and(|lane| lane.room.halve(cost, items))
     }
 
     /// Closes a lane. Returns whom to tell that their jobs will not be done.
@@ -224,12 +219,16 @@ impl<R> Backlog<R> {
             job.started.get_or_insert(now);
             job.unserved_since = now;
         }
+        if let Some(lane) = self.lanes.get_mut(&lane) {
+            lane.room.count();
+        }
         Step::Run(batch)
     }
 
     /// Whether a lane's batches run side by side now: where more waits than one batch may hold.
     fn has_sides(&self, lane: LaneId) -> bool {
-        let Some(Lane { limits, .. }) = self.lanes.get(&lane).filter(|lane| lane.limits.sides > 1) else {
+        let Some(limits) = self.lanes.get(&lane).map(|lane| lane.room.limits()).filter(|limits| limits.sides > 1)
+        else {
             return false;
         };
         let (mut cost, mut items) = (0_usize, 0);
@@ -248,7 +247,7 @@ impl<R> Backlog<R> {
             .filter(|(_, lane)| lane.is_ready)
             .map(|(&id, lane)| {
                 let is_side = side_of == Some(id) || self.has_sides(id);
-                (id, if is_side { lane.limits.of_side() } else { lane.limits })
+                (id, if is_side { lane.room.limits().of_side() } else { lane.room.limits() })
             })
             .collect();
         let of_job = |(&id, job): (&JobId, &'_ Job<R>)| {

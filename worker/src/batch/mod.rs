@@ -9,6 +9,7 @@
 
 pub mod backlog;
 pub mod policy;
+mod room;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -308,6 +308,8 @@ pub struct Compute {
     pub onnx_library: Option<PathBuf>,
     /// Loads models that answer requests in another way than [`models::load()`]. For tests and benches.
     pub loader: Option<Loader>,
+    /// Asks a device how much of its memory is free; CUDA devices are asked when absent.
+    pub free_memory: Option<FreeMemory>,
 }
 
 impl std::fmt::Debug for Compute {
@@ -317,9 +319,13 @@ impl std::fmt::Debug for Compute {
             .field("backend", &self.backend)
             .field("onnx_library", &self.onnx_library)
             .field("loader", &self.loader.as_ref().map(|_| "its own"))
+            .field("free_memory", &self.free_memory.as_ref().map(|_| "its own"))
             .finish()
     }
 }
+
+/// Bytes of a device's memory that nobody has taken, or `None` where the device does not tell.
+pub type FreeMemory = Arc<dyn Fn(Device) -> Option<u64> + Send + Sync>;
 
 /// Makes an engine and a pipeline of a model's files.
 pub type Loader = Arc<

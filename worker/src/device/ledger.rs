@@ -1,5 +1,6 @@
 //! Who holds how much of one device's memory: reservations go in, room or the reason why there is none comes out. Pure:
-//! it loads and unloads nothing. Counted before anything is loaded, so that nothing is tried that cannot fit.
+//! it loads and unloads nothing. Counted before anything is loaded, so that nothing is tried that cannot fit. What other programs take of
+//! the device counts as well, where the device tells.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,8 @@ pub struct Ledger {
     device: Device,
     capacity: u64,
     entries: BTreeMap<LaneId, Entry>,
+    /// Bytes that others have taken.
+    foreign: u64,
 }
 
 /// One model's reservation.
@@ -36,8 +39,8 @@ pub struct Idle {
 /// There is no room, even without the models that could be unloaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{model}: needs {need} of memory on {device}, {free} are free of {capacity}; unload one of {loaded}, or allow more \
-     with the worker's memory setting"
+    "{model}: needs {need} of memory on {device}, {free} are free of {capacity}{}; unload one of {loaded}, or choose a smaller model",
+    others(*.foreign)
 )]
 pub struct Short {
     /// `name@version` of what was to be loaded.
@@ -50,8 +53,14 @@ pub struct Short {
     pub free: Size,
     /// What there is in all.
     pub capacity: Size,
+    /// What other programs have taken.
+    pub foreign: Size,
     /// What is loaded, in words.
     pub loaded: String,
+}
+
+fn others(taken: Size) -> String {
+    if taken.0 == 0 { String::new() } else { format!(" ({taken} are taken by other programs: end them)") }
 }
 
 /// A number of bytes that people read.
@@ -72,7 +81,7 @@ impl std::fmt::Display for Size {
 impl Ledger {
     /// An empty one.
     pub fn new(device: Device, capacity: u64) -> Self {
-        Self { device, capacity, entries: BTreeMap::new() }
+        Self { device, capacity, entries: BTreeMap::new(), foreign: 0 }
     }
 
     /// Bytes in all.
@@ -85,9 +94,19 @@ impl Ledger {
         self.entries.values().map(|entry| entry.bytes).sum()
     }
 
-    /// Bytes that are not reserved.
+    /// Bytes that others have taken.
+    pub fn foreign(&self) -> u64 {
+        self.foreign
+    }
+
+    /// Bytes that are neither reserved nor taken by others.
     pub fn free(&self) -> u64 {
-        self.capacity.saturating_sub(self.reserved())
+        self.capacity.saturating_sub(self.reserved()).saturating_sub(self.foreign)
+    }
+
+    /// Takes in how many bytes of the device are free in fact. What is missing beside the reservations has been taken by others.
+    pub fn observe(&mut self, free: u64) {
+        self.foreign = self.capacity.saturating_sub(self.reserved()).saturating_sub(free);
     }
 
     /// Which of the idle models must go before `need` bytes fit, the least recently used first, and no more of them
@@ -119,6 +138,7 @@ impl Ledger {
             need: Size(need),
             free: Size(self.free()),
             capacity: Size(self.capacity),
+            foreign: Size(self.foreign),
             loaded: if names.is_empty() { "none (nothing is loaded)".into() } else { names.join(", ") },
         })
     }
@@ -167,6 +187,22 @@ mod tests {
         let short = ledger().plan("c@1", 50 << 20, &[]).unwrap_err().to_string();
         assert!(short.starts_with("c@1: needs 50 MiB of memory on cpu, 30 bytes are free of 100 bytes"), "{short}");
         assert!(short.contains("a@1, b@1"), "{short}");
+    }
+
+    #[test]
+    fn what_other_programs_take_is_not_free() {
+        let mut ledger = ledger();
+        // Of 100 bytes 70 are reserved, of which models may not have taken all yet.
+        ledger.observe(60);
+        assert_eq!(ledger.free(), 30);
+        ledger.observe(10);
+        assert_eq!(ledger.free(), 10);
+        let short = ledger.plan("c@1", 50, &[]).unwrap_err().to_string();
+        assert!(short.contains("10 bytes are free of 100 bytes (20 bytes are taken by other programs"), "{short}");
+        // A model that goes makes room for what it had reserved.
+        assert_eq!(ledger.plan("c@1", 50, &[Idle { lane: 1, last_used: 0 }]), Ok(vec![1]));
+        ledger.observe(100);
+        assert_eq!(ledger.free(), 30);
     }
 
     #[test]

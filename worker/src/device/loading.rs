@@ -128,6 +128,7 @@ impl Inner {
         let id = cached.manifest.id();
         let seat = &self.seats[choice.index];
         self.make_room(choice.index, &id, need.least_bytes())?;
+        let before = self.measured_free(seat);
         let lane = self.next_lane.fetch_add(1, Ordering::Relaxed);
         let ledger = || seat.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let cache_bytes = match &need {
@@ -141,8 +142,9 @@ impl Inner {
         let started = Instant::now();
         let made = self.load_files(&cached, seat, cache_bytes).inspect_err(|_| ledger().release(lane))?;
         let Made { does, info, choice: because, runner } = made;
-        // What was reserved counts what batches need too, so it stays unless the weights alone are more.
-        let memory_bytes = need_bytes.max(info.weights_bytes + cache_bytes);
+        // What was reserved counts what batches need too, so it stays unless the weights alone are more, or what was taken in fact.
+        let taken = before.zip(self.measured_free(seat)).map_or(0, |(before, after)| before.saturating_sub(after));
+        let memory_bytes = need_bytes.max(info.weights_bytes + cache_bytes).max(taken);
         ledger().reserve(lane, &id, memory_bytes);
 
         let health = Arc::new_cyclic(|health| self.health(choice.index, lane, &cached, cache_bytes, health));
@@ -225,9 +227,23 @@ impl Inner {
         Ok(Made { does, info, choice, runner: Runner::Writer(Box::new(writer), limits) })
     }
 
+    /// Bytes of the device that are free in fact, where the device tells and none of our own batches takes some for a moment.
+    fn measured_free(&self, seat: &Seat) -> Option<u64> {
+        let free = (self.options.compute.free_memory.as_ref()?)(seat.device)?;
+        (seat.queue.depth().0 == 0).then_some(free)
+    }
+
+    /// Tells the ledger what other programs have taken of the device.
+    fn look_at_others(&self, seat: &Seat) {
+        if let Some(free) = self.measured_free(seat) {
+            seat.ledger.lock().unwrap_or_else(PoisonError::into_inner).observe(free);
+        }
+    }
+
     /// Unloads models that nobody uses, the least recently used first, until there is room.
     fn make_room(&self, seat_index: usize, id: &str, need: u64) -> Result<(), Error> {
         let seat = &self.seats[seat_index];
+        self.look_at_others(seat);
         // A model may come into use between the plan and its eviction; then there is another plan.
         for _ in 0..8 {
             let idle: Vec<(Idle, String)> = {
@@ -272,6 +288,8 @@ impl Inner {
             let _ = wait.recv();
         }
         seat.ledger.lock().unwrap_or_else(PoisonError::into_inner).release(resident.lane);
+        // What was not given back counts as another's from now on.
+        self.look_at_others(seat);
     }
 
     pub(super) async fn take_down_soon(self: &Arc<Self>, resident: Arc<Resident>, error: Error) {
@@ -327,9 +345,9 @@ impl Inner {
                 tracing::error!(model = id, "the system refuses a thread, so the model stays out of use");
             }
         };
-        let failing = Arc::clone(&self.seats[seat].failing);
+        let failures = Arc::clone(&self.seats[seat].failures);
         let panics_max = self.options.devices.panics_max;
-        Health::new(panics_max, failing, Arc::clone(&self.metrics), Box::new(reload))
+        Health::new(panics_max, failures, Arc::clone(&self.metrics), Box::new(reload))
     }
 
     fn reload(&self, seat_index: usize, lane: LaneId, cached: &CachedModel, cache_bytes: u64, health: &Arc<Health>) {

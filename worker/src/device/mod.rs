@@ -2,6 +2,7 @@
 //! [`placement`] and [`ledger`], computes on each device's [`thread`]. Never touches the network itself: the cache brings
 //! what is missing.
 
+pub mod choice;
 pub mod desk;
 pub mod ledger;
 pub mod placement;
@@ -13,7 +14,7 @@ mod texts;
 mod warm_up;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -69,7 +70,8 @@ struct Seat {
     /// Held while a model is loaded: loads on one device come one after the other, so that room that was made for one
     /// is not taken by another.
     loading: tokio::sync::Mutex<()>,
-    failing: Arc<AtomicBool>,
+    /// Runs in a row that failed because of the device.
+    failures: Arc<AtomicU32>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -84,13 +86,21 @@ pub struct DeviceStatus {
     pub memory_bytes: u64,
     /// Bytes that models have taken.
     pub reserved_bytes: u64,
+    /// Bytes that other programs have taken, or that a model did not give back.
+    pub foreign_bytes: u64,
     /// Jobs that are not finished.
     pub jobs: usize,
     /// Their items that were not sent to the device.
     pub waiting_items: usize,
     /// Whether its last run failed because of the device.
     pub is_failing: bool,
+    /// Whether so many runs in a row failed because of it that it is not coming back: after most of its errors a device is of no use to a
+    /// process until that is started again.
+    pub is_lost: bool,
 }
+
+/// One failure may be an input that broke a kernel, two bad luck.
+const FAILURES_MAX: u32 = 3;
 
 impl Devices {
     /// Starts one thread for each device.
@@ -109,7 +119,7 @@ impl Devices {
                 queue,
                 ledger: Mutex::new(Ledger::new(device.device, device.memory_bytes)),
                 loading: tokio::sync::Mutex::new(()),
-                failing: Arc::new(AtomicBool::new(false)),
+                failures: Arc::new(AtomicU32::new(0)),
                 thread: Mutex::new(Some(thread)),
             })
         };
@@ -220,13 +230,16 @@ impl Devices {
         let of_seat = |seat: &Seat| {
             let ledger = seat.ledger.lock().unwrap_or_else(PoisonError::into_inner);
             let (jobs, waiting_items) = seat.queue.depth();
+            let failures = seat.failures.load(Ordering::Relaxed);
             DeviceStatus {
                 device: seat.device,
                 memory_bytes: ledger.capacity(),
                 reserved_bytes: ledger.reserved(),
+                foreign_bytes: ledger.foreign(),
                 jobs,
                 waiting_items,
-                is_failing: seat.failing.load(Ordering::Relaxed),
+                is_failing: failures > 0,
+                is_lost: failures >= FAILURES_MAX,
             }
         };
         self.0.seats.iter().map(of_seat).collect()

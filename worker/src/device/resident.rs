@@ -1,7 +1,7 @@
 //! One loaded model: what it is, where it runs, how it does and who uses it. Shared by all; the engine itself is not
 //! here but on its device's thread.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -241,7 +241,7 @@ pub(super) struct Health {
     condition: AtomicU8,
     panics: AtomicU32,
     panics_max: u32,
-    device_failing: Arc<AtomicBool>,
+    device_failures: Arc<AtomicU32>,
     metrics: Arc<Metrics>,
     changed: Notify,
     /// Of its texts, where it writes any.
@@ -253,13 +253,13 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(
         panics_max: u32,
-        device_failing: Arc<AtomicBool>,
+        device_failures: Arc<AtomicU32>,
         metrics: Arc<Metrics>,
         reload: Box<dyn Fn(Condition) + Send + Sync>,
     ) -> Self {
         let (condition, panics) = (AtomicU8::new(0), AtomicU32::new(0));
         let (changed, texts) = (Notify::new(), Mutex::new(None));
-        Self { condition, panics, panics_max, device_failing, metrics, changed, texts, reload }
+        Self { condition, panics, panics_max, device_failures, metrics, changed, texts, reload }
     }
 
     pub(super) fn set(&self, condition: Condition) {
@@ -271,13 +271,13 @@ impl Health {
 impl Watcher for Health {
     fn ran(&self, report: Report) {
         self.panics.store(0, Ordering::SeqCst);
-        self.device_failing.store(false, Ordering::Relaxed);
+        self.device_failures.store(0, Ordering::Relaxed);
         self.metrics.batch(report.items, report.cost, report.started.elapsed());
     }
 
     fn failed(&self, error: &engine::Error) {
         if matches!(error, engine::Error::Device { .. }) {
-            self.device_failing.store(true, Ordering::Relaxed);
+            self.device_failures.fetch_add(1, Ordering::Relaxed);
         }
         self.metrics.batch_failed();
     }

@@ -5,8 +5,10 @@ pub mod adapters;
 pub mod apple;
 pub mod cgroup;
 pub mod cpu;
+pub mod cuda;
 pub mod disk;
 mod finding;
+pub mod fitness;
 pub mod health;
 pub mod live;
 mod memory;
@@ -87,6 +89,9 @@ pub struct Profile {
     pub pci_cards: Vec<pci::Card>,
     /// NVIDIA's driver and cards.
     pub nvidia: nvidia::Nvidia,
+    /// The devices that CUDA shows to this process; absent in a build without CUDA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<Vec<cuda::Device>>,
     /// Graphics adapters of every maker.
     pub adapters: Vec<adapters::Adapter>,
     /// GPUs of a Mac.
@@ -141,16 +146,19 @@ pub async fn profile(options: Options) -> Profile {
     });
     profile.findings.append(&mut findings);
     profile.apple = apple;
+    profile.cuda = models::backend::cuda::IS_BUILT.then(Vec::new);
     for answer in answers {
         match answer {
             probe::Answer::Driver(driver) => profile.nvidia.driver = Some(driver),
             probe::Answer::Gpu(gpu) => profile.nvidia.gpus.push(gpu),
+            probe::Answer::CudaDevice(device) => profile.cuda.get_or_insert_default().push(device),
             probe::Answer::Adapter(adapter) => profile.adapters.push(adapter),
             probe::Answer::Finding(finding) => profile.findings.push(finding),
             probe::Answer::Ready | probe::Answer::Step(_) | probe::Answer::GpuSample(_) | probe::Answer::Done => {}
         }
     }
     profile.findings.extend(unseen_cards(&profile));
+    profile.findings.extend(cuda::disagreements(&profile));
     if options.measure {
         // Last, when nothing else of ours runs.
         let bench = speed::Bench {
@@ -219,13 +227,15 @@ async fn look_at_graphics(options: &Options) -> (Vec<probe::Answer>, Vec<apple::
     let ask = |subject| probe::ask_once(&command, subject, options.nvml_library.as_deref(), options.probe_timeout);
     // Macs have had no NVIDIA driver for years.
     let nvidia = async { if cfg!(target_os = "macos") { Vec::new() } else { ask(probe::Subject::Nvidia).await } };
-    let (mut answers, adapters, apple) =
-        tokio::join!(nvidia, ask(probe::Subject::Adapters), apple::gpus(options.probe_timeout));
+    let cuda = async { if models::backend::cuda::IS_BUILT { ask(probe::Subject::Cuda).await } else { Vec::new() } };
+    let (mut answers, adapters, cuda, apple) =
+        tokio::join!(nvidia, ask(probe::Subject::Adapters), cuda, apple::gpus(options.probe_timeout));
     let apple = apple.unwrap_or_else(|finding| {
         findings.push(finding);
         Vec::new()
     });
     answers.extend(adapters);
+    answers.extend(cuda);
     (answers, apple, findings)
 }
 

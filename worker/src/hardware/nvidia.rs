@@ -2,7 +2,7 @@
 //! A query that fails or that the library lacks is a finding and leaves its field empty; nothing here ends the process on
 //! purpose, and a library that does is survived because all of this runs in the probe's child process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
@@ -74,6 +74,15 @@ pub struct Gpu {
     /// Power that the card may draw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_limit_watts: Option<f64>,
+    /// Power that it may draw as its maker set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_limit_default_watts: Option<f64>,
+    /// Whether the card is divided into instances (MIG).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig_enabled: Option<bool>,
+    /// Its instances, where it is divided.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mig_instances: Vec<MigInstance>,
     /// Highest clock of the multiprocessors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_max_hertz: Option<u64>,
@@ -83,6 +92,21 @@ pub struct Gpu {
     /// How it does at the moment of asking.
     #[serde(flatten)]
     pub load: Load,
+}
+
+/// A part of a card that programs see as a card of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = hardware::MigInstance)]
+pub struct MigInstance {
+    /// Such as `NVIDIA H100 80GB HBM3 MIG 1g.10gb`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `MIG-…`, which is what `CUDA_VISIBLE_DEVICES` takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Its share of the device memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_total_bytes: Option<u64>,
 }
 
 /// What changes from moment to moment.
@@ -147,6 +171,9 @@ pub struct GpuSample {
     /// Number of the last fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xid_last: Option<u64>,
+    /// The numbers of all faults so far.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub xids: BTreeSet<u64>,
 }
 
 /// The library as the child holds it. It is never shut down: the end of the child does that, and a shutdown that hangs or
@@ -183,8 +210,8 @@ impl Session {
             let mut ask = Ask::new(&format!("GPU {index}"), reporter);
             let uuid = ask.get("UUID", || device.uuid());
             let load = load(device, &mut ask);
-            let (xid_faults, xid_last) = self.faults.of(index);
-            reporter.say(Answer::GpuSample(GpuSample { index, uuid, load, xid_faults, xid_last }));
+            let Seen { count: xid_faults, last: xid_last, numbers: xids } = self.faults.of(index);
+            reporter.say(Answer::GpuSample(GpuSample { index, uuid, load, xid_faults, xid_last, xids }));
         });
     }
 
@@ -208,7 +235,16 @@ impl Session {
 struct Faults {
     /// The outer layer is empty before the first attempt, the inner one where events cannot be had.
     events: Option<Option<EventSet<'static>>>,
-    seen: BTreeMap<u32, (u64, Option<u64>)>,
+    seen: BTreeMap<u32, Seen>,
+}
+
+/// A card's faults.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    count: u64,
+    last: Option<u64>,
+    /// At most some hundred: so many numbers there are.
+    numbers: BTreeSet<u64>,
 }
 
 impl Faults {
@@ -226,17 +262,18 @@ impl Faults {
         for _ in 0..64 {
             let Some(Ok(event)) = reporter.step("driver: wait for faults", || events.wait(0)) else { break };
             let Ok(index) = event.device.index() else { break };
-            let fault = self.seen.entry(index).or_default();
-            fault.0 += 1;
-            fault.1 = event.event_data.map(|xid| match xid {
+            let seen = self.seen.entry(index).or_default();
+            seen.count += 1;
+            seen.last = event.event_data.map(|xid| match xid {
                 XidError::Value(value) => value,
                 XidError::Unknown => 999,
             });
+            seen.numbers.extend(seen.last);
         }
     }
 
-    fn of(&self, index: u32) -> (u64, Option<u64>) {
-        self.seen.get(&index).copied().unwrap_or_default()
+    fn of(&self, index: u32) -> Seen {
+        self.seen.get(&index).cloned().unwrap_or_default()
     }
 }
 
@@ -273,6 +310,7 @@ fn each_device(
 
 fn gpu(device: &Device<'_>, index: u32, reporter: &mut Reporter<'_>) -> Gpu {
     let mut ask = Ask::new(&format!("GPU {index}"), reporter);
+    let mig_enabled = ask.get("MIG mode", || device.mig_mode()).map(|mode| mode.current == MIG_ENABLED);
     let gpu = Gpu {
         index,
         name: ask.get("name", || device.name()),
@@ -285,6 +323,11 @@ fn gpu(device: &Device<'_>, index: u32, reporter: &mut Reporter<'_>) -> Gpu {
         pcie_generation_max: ask.get("highest PCIe generation", || device.max_pcie_link_gen()),
         pcie_width_max: ask.get("widest PCIe link", || device.max_pcie_link_width()),
         power_limit_watts: ask.get("power limit", || device.enforced_power_limit()).map(watts),
+        power_limit_default_watts: ask
+            .get("power limit by default", || device.power_management_limit_default())
+            .map(watts),
+        mig_enabled,
+        mig_instances: if mig_enabled == Some(true) { mig_instances(device, &mut ask) } else { Vec::new() },
         clock_max_hertz: ask.get("highest clock", || device.max_clock_info(Clock::SM)).map(hertz),
         temperature_slowdown_celsius: ask
             .get("slowdown temperature", || device.temperature_threshold(TemperatureThreshold::Slowdown)),
@@ -292,6 +335,29 @@ fn gpu(device: &Device<'_>, index: u32, reporter: &mut Reporter<'_>) -> Gpu {
     };
     ask.end();
     gpu
+}
+
+/// NVML's number for a card that is divided.
+const MIG_ENABLED: u32 = 1;
+
+/// Places for instances are numbered; those that are free answer that there is none.
+fn mig_instances(device: &Device<'_>, ask: &mut Ask<'_, '_>) -> Vec<MigInstance> {
+    let places = ask.get("number of MIG instances", || device.mig_device_count()).unwrap_or(0);
+    let mut instances = Vec::new();
+    for place in 0..places {
+        let found = ask.get("MIG instance", || match device.mig_device_by_index(place) {
+            Ok(instance) => Ok(Some(instance)),
+            Err(NvmlError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        });
+        let Some(Some(instance)) = found else { continue };
+        instances.push(MigInstance {
+            name: ask.get("MIG instance's name", || instance.name()),
+            uuid: ask.get("MIG instance's UUID", || instance.uuid()),
+            vram_total_bytes: ask.get("MIG instance's memory", || instance.memory_info()).map(|memory| memory.total),
+        });
+    }
+    instances
 }
 
 fn load(device: &Device<'_>, ask: &mut Ask<'_, '_>) -> Load {

@@ -27,8 +27,11 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::hardware::live;
+use crate::hardware::{fitness, live};
 use crate::{Handle, StartError, config};
+
+/// How often the latest sample is looked at; samples are taken every few seconds.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long open connections have to end after the last task is done.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -100,6 +103,7 @@ impl Server {
             description: openapi::text(routes().into_openapi()),
             hardware,
         });
+        let watching = watch(app.handle.clone(), app.live.clone());
         tracing::info!("the API listens on http://{address}");
         let closing = close.clone();
         let serving = axum::serve(listener, router(&app))
@@ -112,7 +116,17 @@ impl Server {
         tokio::select! {
             served = serving => served,
             () = too_late => Ok(()),
+            () = watching => Ok(()),
         }
+    }
+}
+
+/// Judges every sample of the machine, for as long as it is polled.
+async fn watch(handle: Handle, live: live::Handle) {
+    let mut fitness = fitness::Fitness::default();
+    loop {
+        handle.set_unfit(fitness.judge(&live.latest()));
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

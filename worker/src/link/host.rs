@@ -68,10 +68,12 @@ impl Host {
     }
 
     /// Tasks that this grid may have here at once. Half of the worker's places, so that its local callers always find
-    /// one, shared among its grids; the batches of a device fill long before that. None while the door is closed.
+    /// one, shared among its grids; the batches of a device fill long before that. None while the door is closed or a
+    /// card is broken.
     fn slots(&self) -> u32 {
         let service::Slots { capacity, .. } = self.worker.slots();
-        if self.worker.status().state != crate::admission::State::Open {
+        let status = self.worker.status();
+        if status.state != crate::admission::State::Open || !status.is_fit {
             return 0;
         }
         let half = u32::try_from(capacity.div_ceil(2)).unwrap_or(u32::MAX);

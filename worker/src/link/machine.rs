@@ -26,11 +26,7 @@ pub struct Sampled {
 impl Sampled {
     /// Starts sampling. Call it within a tokio runtime.
     pub fn start(profile: hardware::Profile, options: hardware::Options) -> Self {
-        let live = live::spawn(live::Options {
-            probe: options.probe,
-            nvml_library: options.nvml_library,
-            ..live::Options::new(&options.storage_path)
-        });
+        let live = live::spawn(live::Options::of(&profile, &options));
         Self { profile: serde_json::to_value(profile).unwrap_or_default(), live }
     }
 }

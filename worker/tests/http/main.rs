@@ -6,6 +6,7 @@
 mod api;
 mod bench;
 mod description;
+mod devices;
 mod door;
 mod faults;
 mod inference;

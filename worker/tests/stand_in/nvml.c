@@ -7,6 +7,8 @@
      STAND_IN_FAIL    NAME=CODE: a function that returns this error
      STAND_IN_PRINT   name of a function that prints to stdout, without ending its line
      STAND_IN_XID     number of a fault that card 0 reports once
+     STAND_IN_LOST    number of a card that fell off the bus
+     STAND_IN_MIG     number of instances into which every card is divided
 
    Compiled with -DOLD_DRIVER it lacks what drivers before 510 lack. */
 #include <signal.h>
@@ -16,7 +18,7 @@
 #include <unistd.h>
 
 typedef int ret;
-typedef struct card { unsigned index; } *device;
+typedef struct card { unsigned index; int is_instance; } *device;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2;
 typedef struct { unsigned gpu, memory; } utilization;
 typedef struct {
@@ -26,9 +28,9 @@ typedef struct {
 } pci_info;
 typedef struct { device device; unsigned long long type, data; unsigned gpu_instance, compute_instance; } event_data;
 
-enum { OK = 0, INVALID = 2, TIMEOUT = 10 };
+enum { OK = 0, INVALID = 2, NOT_FOUND = 6, TIMEOUT = 10, LOST = 15 };
 
-static struct card cards[16];
+static struct card cards[16], instances[16];
 
 static int named(const char *variable, const char *function) {
     const char *name = getenv(variable);
@@ -72,6 +74,8 @@ ret nvmlDeviceGetCount_v2(unsigned *n) { ENTER; *n = count(); return OK; }
 ret nvmlDeviceGetHandleByIndex_v2(unsigned index, device *card) {
     ENTER;
     if (index >= count() || index >= 16) return INVALID;
+    const char *lost = getenv("STAND_IN_LOST");
+    if (lost && (unsigned)atoi(lost) == index) return LOST;
     cards[index].index = index;
     *card = &cards[index];
     return OK;
@@ -80,12 +84,12 @@ ret nvmlDeviceGetHandleByIndex_v2(unsigned index, device *card) {
 ret nvmlDeviceGetIndex(device card, unsigned *index) { ENTER; *index = card->index; return OK; }
 ret nvmlDeviceGetName(device card, char *text, unsigned size) {
     ENTER;
-    snprintf(text, size, "Stand-In %u", card->index);
+    snprintf(text, size, card->is_instance ? "Stand-In MIG %u" : "Stand-In %u", card->index);
     return OK;
 }
 ret nvmlDeviceGetUUID(device card, char *text, unsigned size) {
     ENTER;
-    snprintf(text, size, "GPU-00000000-0000-0000-0000-00000000000%u", card->index);
+    snprintf(text, size, "%s-00000000-0000-0000-0000-00000000000%u", card->is_instance ? "MIG" : "GPU", card->index);
     return OK;
 }
 ret nvmlDeviceGetPciInfo_v3(device card, pci_info *pci) {
@@ -103,6 +107,25 @@ ret nvmlDeviceGetMaxPcieLinkWidth(device card, unsigned *n) { ENTER; *n = 16; re
 ret nvmlDeviceGetCurrPcieLinkGeneration(device card, unsigned *n) { ENTER; *n = 1; return OK; }
 ret nvmlDeviceGetCurrPcieLinkWidth(device card, unsigned *n) { ENTER; *n = 8; return OK; }
 ret nvmlDeviceGetEnforcedPowerLimit(device card, unsigned *milliwatts) { ENTER; *milliwatts = 450000; return OK; }
+ret nvmlDeviceGetPowerManagementDefaultLimit(device card, unsigned *milliwatts) { ENTER; *milliwatts = 450000; return OK; }
+static unsigned instance_count(void) {
+    const char *mig = getenv("STAND_IN_MIG");
+    return mig ? (unsigned)atoi(mig) : 0;
+}
+ret nvmlDeviceGetMigMode(device card, unsigned *now, unsigned *pending) {
+    ENTER;
+    *now = *pending = getenv("STAND_IN_MIG") != 0;
+    return OK;
+}
+ret nvmlDeviceGetMaxMigDeviceCount(device card, unsigned *n) { ENTER; *n = 7; return OK; }
+ret nvmlDeviceGetMigDeviceHandleByIndex(device card, unsigned index, device *instance) {
+    ENTER;
+    if (index >= instance_count()) return NOT_FOUND;
+    instances[index].index = index;
+    instances[index].is_instance = 1;
+    *instance = &instances[index];
+    return OK;
+}
 ret nvmlDeviceGetMaxClockInfo(device card, int kind, unsigned *megahertz) { ENTER; *megahertz = 2520; return OK; }
 ret nvmlDeviceGetClockInfo(device card, int kind, unsigned *megahertz) { ENTER; *megahertz = 210; return OK; }
 ret nvmlDeviceGetTemperatureThreshold(device card, int kind, unsigned *celsius) { ENTER; *celsius = 90; return OK; }
@@ -129,7 +152,7 @@ ret nvmlDeviceGetTotalEccErrors(device card, int kind, int counter, unsigned lon
 ret nvmlDeviceGetMemoryInfo_v2(device card, memory_v2 *memory) {
     ENTER;
     if (memory->version != (sizeof *memory | 2 << 24)) return 25; /* argument version mismatch */
-    memory->total = 24ull << 30;
+    memory->total = (card->is_instance ? 10ull : 24ull) << 30;
     memory->reserved = 1ull << 30;
     memory->used = 3ull << 30;
     memory->free = 20ull << 30;

@@ -7,6 +7,9 @@
 
 mod encoder;
 
+#[cfg(feature = "cuda")]
+pub(crate) use encoder::try_device;
+
 use super::{bound_tokens, check_tokens, pool};
 use crate::arch::{self, Weights};
 use crate::engine::{Device, Engine, Error, Info, Item, Output, TensorSpec};
@@ -63,6 +66,8 @@ pub(crate) fn load(source: Source<'_>) -> Result<Box<dyn Engine>, load::Error> {
             });
         }
     };
+    // What is loaded here runs on another thread, which has a stream of its own on the device.
+    device.synchronize().map_err(|e| load::Error::Device { device: options.device, detail: e.to_string() })?;
     let stored: u64 = checkpoint.names().filter_map(|n| checkpoint.tensor(n)).map(|t| elements(t.shape)).sum();
     let info = info(&model, source, stored * dtype.size_in_bytes() as u64, dtype);
     Ok(Box::new(Candle { model, info, device, pool }))
@@ -207,12 +212,15 @@ impl Candle {
     fn failed(&self, error: &candle::Error) -> Error {
         let (device, detail) = (self.info.device, error.to_string());
         let words = detail.to_ascii_lowercase();
+        // What Candle itself refuses, such as shapes that do not fit, says nothing of the device.
+        let is_drivers =
+            ["drivererror", "cuda_error", "cublas", "curand", "metal"].iter().any(|word| words.contains(word));
         match device {
             _ if words.contains("out of memory") || words.contains("out_of_memory") => {
                 Error::OutOfMemory { device, detail }
             }
-            Device::Cpu => Error::Backend { backend: "candle", detail },
-            Device::Cuda(_) | Device::Metal(_) => Error::Device { device, detail },
+            Device::Cuda(_) | Device::Metal(_) if is_drivers => Error::Device { device, detail },
+            Device::Cpu | Device::Cuda(_) | Device::Metal(_) => Error::Backend { backend: "candle", detail },
         }
     }
 }

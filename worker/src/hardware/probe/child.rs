@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, Write};
 
 use super::{Answer, Question, Subject};
-use crate::hardware::{adapters, nvidia};
+use crate::hardware::{adapters, cuda, nvidia};
 
 /// Answers questions on stdin until it is closed, then ends the process. The executable calls this for the hidden
 /// subcommand [`super::CHILD_ARGUMENT`], before it starts anything else.
@@ -28,6 +28,7 @@ pub fn serve(questions: impl BufRead, answers: &mut dyn Write) -> io::Result<()>
             Subject::Nvidia => session.tell_all(question.library.as_deref(), &mut reporter),
             Subject::NvidiaLoad => session.tell_load(question.library.as_deref(), &mut reporter),
             Subject::Adapters => adapters::tell_all(&mut reporter),
+            Subject::Cuda => cuda::tell_all(&mut reporter),
         }
         reporter.say(Answer::Done);
         if let Some(error) = reporter.broken {

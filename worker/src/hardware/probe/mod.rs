@@ -17,7 +17,7 @@ pub use child::{run_probe_child, serve};
 pub use parent::{Command, Failure};
 pub(super) use parent::{Live, ask_once};
 
-use super::{Finding, adapters, nvidia};
+use super::{Finding, adapters, cuda, nvidia};
 
 /// The hidden subcommand with which an executable becomes the child: it calls [`run_probe_child`] and does nothing else.
 pub const CHILD_ARGUMENT: &str = "__probe-gpu";
@@ -30,6 +30,8 @@ pub enum Subject {
     Nvidia,
     /// The graphics adapters of all makers.
     Adapters,
+    /// The devices that this build's CUDA can use.
+    Cuda,
     /// The load of the NVIDIA cards at this moment.
     NvidiaLoad,
 }
@@ -40,6 +42,7 @@ impl Subject {
         match self {
             Self::Nvidia | Self::NvidiaLoad => "nvidia",
             Self::Adapters => "adapters",
+            Self::Cuda => "cuda",
         }
     }
 }
@@ -71,6 +74,8 @@ pub enum Answer {
     Gpu(nvidia::Gpu),
     /// The load of one NVIDIA card.
     GpuSample(nvidia::GpuSample),
+    /// One device of CUDA's.
+    CudaDevice(cuda::Device),
     /// One graphics adapter.
     Adapter(adapters::Adapter),
     /// Something that was noticed.

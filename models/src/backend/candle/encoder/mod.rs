@@ -8,6 +8,11 @@ mod ops_cuda;
 mod ops_plain;
 #[cfg(test)]
 mod tests;
+#[cfg(any(feature = "cuda", test))]
+mod trial;
+
+#[cfg(feature = "cuda")]
+pub(super) use trial::try_device;
 
 use crate::arch::Weights;
 use crate::arch::encoder::{self, Activation, Layer, NormKind, Slice};

@@ -1,6 +1,8 @@
 //! What comes in: NVIDIA's compiler and libraries as pinned Python wheels. What goes out: the `neurogrid` executable with
 //! CUDA, built on a machine without a GPU. It runs nothing on a GPU, and it installs nothing outside `target/cuda`.
 
+pub(crate) mod resources;
+
 use crate::{process, python};
 use anyhow::{Context as _, Result, bail};
 use std::{
@@ -17,6 +19,10 @@ use std::{
 /// takes about 14 CPU-minutes; run nothing beside it. The executable starts only where NVIDIA's driver is installed
 /// (580 or newer): for machines without one, build without `--features cuda`.
 ///
+/// One executable runs on the compute capability that it is built for and all newer ones: our kernels and Candle's are PTX, which the
+/// driver compiles for the card when it loads them, and what Candle links statically has PTX beside its machine code. The default, 80,
+/// is every card since Ampere; cards of the Turing generation (75) need a build of their own, without bf16.
+///
 /// Where a CUDA toolkit is installed none of this is needed: `cargo build --release --package neurogrid --features cuda`
 /// finds it by CUDA_HOME or nvcc.
 #[derive(clap::Args)]
@@ -24,6 +30,10 @@ pub(crate) struct Options {
     /// Stop before the build and print the environment that it needs
     #[arg(long)]
     prepare_only: bool,
+    /// Only compile our kernels for every architecture, and keep what each takes (registers, spills) in
+    /// benches/results/cuda-resources.md; fails when one spills
+    #[arg(long)]
+    resources: bool,
     /// Compute capability to compile for: 75 (Turing) to 120 (Blackwell); code for an older one runs on newer cards
     #[arg(long, default_value_t = 80)]
     compute_capability: u32,
@@ -51,18 +61,13 @@ const LIBRARIES: [&str; 5] = ["libcublas", "libcublasLt", "libcurand", "libnvrtc
 const HOME: &str = "nvidia/cu13";
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
-    if !(cfg!(target_os = "linux") && cfg!(target_arch = "x86_64")) {
-        bail!("the pinned wheels are for Linux on x86-64; elsewhere install a CUDA 13.0 toolkit");
+    let home = prepare(root)?;
+    if options.resources {
+        let folder = home.parent().context("the toolkit lies in a folder")?;
+        let file = root.join("benches/results/cuda-resources.md");
+        return resources::report(root, &home.join("bin/nvcc"), folder, &file);
     }
-    let folder = process::target_folder(root)?.join("cuda");
-    let home = folder.join("toolkit").join(HOME);
-    unpack_wheels(root, &folder)?;
-    link(&home)?;
-    stand_in_driver(root, &home)?;
-    let compiler = process::output(Command::new(home.join("bin/nvcc")).arg("--version"))?;
-    println!("{}", process::last_lines(&compiler, 2));
-
-    let variables = environment(&home, options)?;
+    let variables = environment(&home, options.compute_capability, options.threads)?;
     if options.prepare_only {
         println!("ready; the build needs:");
         for (name, value) in &variables {
@@ -72,7 +77,51 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     }
     let mut build = process::cargo(root);
     build.args(["build", "--release", "--package", "neurogrid", "--features", "cuda"]).envs(variables);
-    process::succeeds(&mut build)
+    if !process::succeeds(&mut build)? {
+        return Ok(false);
+    }
+    // A later build without CUDA takes its place in target/release.
+    let (target, kept) = (process::target_folder(root)?, executable(root)?);
+    let built = target.join("release").join(format!("neurogrid{}", env::consts::EXE_SUFFIX));
+    fs::copy(&built, &kept).with_context(|| format!("cannot copy {}", built.display()))?;
+    println!("{} ({} MB)", kept.display(), fs::metadata(&kept)?.len() / 1_000_000);
+    Ok(true)
+}
+
+/// Where the executable with CUDA is kept. Tests find it there.
+pub(crate) fn executable(root: &Path) -> Result<PathBuf> {
+    Ok(process::target_folder(root)?.join("cuda").join(format!("neurogrid{}", env::consts::EXE_SUFFIX)))
+}
+
+/// The folder of the toolkit, whether it is there or not.
+pub(crate) fn home(root: &Path) -> Result<PathBuf> {
+    Ok(process::target_folder(root)?.join("cuda/toolkit").join(HOME))
+}
+
+/// Unpacks the toolkit where it is not there yet, and gives its folder.
+pub(crate) fn prepare(root: &Path) -> Result<PathBuf> {
+    if !(cfg!(target_os = "linux") && cfg!(target_arch = "x86_64")) {
+        bail!("the pinned wheels are for Linux on x86-64; elsewhere install a CUDA 13.0 toolkit");
+    }
+    let (folder, home) = (process::target_folder(root)?.join("cuda"), home(root)?);
+    unpack_wheels(root, &folder)?;
+    link(&home)?;
+    compiler_with_ptx(&home)?;
+    stand_in_driver(root, &home)?;
+    let compiler = process::output(Command::new(home.join("bin/nvcc")).arg("--version"))?;
+    println!("{}", process::last_lines(&compiler, 2));
+    Ok(home)
+}
+
+/// The name of the compiler that adds PTX.
+const COMPILER_WITH_PTX: &str = "nvcc-with-ptx";
+
+/// Puts a compiler beside nvcc that adds PTX to the objects that Candle links statically: without it they are machine code for one
+/// generation of cards, and its products of quantised weights fail on all others.
+fn compiler_with_ptx(home: &Path) -> Result<()> {
+    let file = home.join("bin").join(COMPILER_WITH_PTX);
+    fs::write(&file, include_str!("nvcc-with-ptx")).with_context(|| format!("cannot write {}", file.display()))?;
+    make_executable(&file)
 }
 
 /// Downloads the wheels and unpacks them into `folder/toolkit`, once for each set of versions.
@@ -223,16 +272,17 @@ fn driver_functions(source: &str) -> BTreeSet<&str> {
 }
 
 /// What the build is told.
-fn environment(home: &Path, options: &Options) -> Result<Vec<(&'static str, String)>> {
+pub(crate) fn environment(home: &Path, compute_capability: u32, threads: usize) -> Result<Vec<(&'static str, String)>> {
     let shown = |path: PathBuf| path.into_os_string().into_string().ok().context("the path of target/ is not UTF-8");
     let (bin, lib, stubs) = (shown(home.join("bin"))?, shown(home.join("lib"))?, shown(home.join("lib/stubs"))?);
     let path = env::var("PATH").unwrap_or_default();
     let flags = env::var("RUSTFLAGS").unwrap_or_default();
     Ok(vec![
         ("CUDA_HOME", shown(home.to_owned())?),
+        ("NVCC", format!("{bin}/{COMPILER_WITH_PTX}")),
         ("PATH", format!("{bin}:{path}")),
-        ("CUDA_COMPUTE_CAP", options.compute_capability.to_string()),
-        ("CUDAFORGE_THREADS", options.threads.to_string()),
+        ("CUDA_COMPUTE_CAP", compute_capability.to_string()),
+        ("CUDAFORGE_THREADS", threads.to_string()),
         ("RUSTFLAGS", format!("{flags} -L native={lib} -L native={stubs}").trim().to_owned()),
     ])
 }

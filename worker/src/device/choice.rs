@@ -1,0 +1,191 @@
+//! Which devices a worker uses: what its owner asked for and the machine's profile go in, devices with the memory that models may take
+//! there come out, or the reason why not. Pure. It never takes the CPU where a GPU was meant.
+
+use std::str::FromStr;
+
+use models::engine::Device;
+
+use crate::config::DeviceOptions;
+use crate::hardware::{Profile, Severity};
+
+/// What an owner asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// Every CUDA device that works; the CPU in a build without CUDA.
+    Auto,
+    /// This one.
+    One(Device),
+}
+
+impl FromStr for Asked {
+    type Err = String;
+
+    /// `auto`, `cpu`, `cuda` for the first one, `cuda:N`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().map(|ordinal| Asked::One(Device::Cuda(ordinal))).ok();
+        match text {
+            "auto" => Some(Asked::Auto),
+            "cpu" => Some(Asked::One(Device::Cpu)),
+            "cuda" => Some(Asked::One(Device::Cuda(0))),
+            other => other.strip_prefix("cuda:").and_then(number),
+        }
+        .ok_or_else(|| format!("{text:?} is no device; give auto, cpu, cuda or cuda:N"))
+    }
+}
+
+/// Why there is no device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// CUDA was asked for, and the build has none.
+    #[error("{asked} was asked for, and this build has no CUDA; use the CUDA binary or the CUDA container image")]
+    NoCuda {
+        /// As asked.
+        asked: Device,
+    },
+    /// The build has CUDA, and no device works.
+    #[error("no CUDA device can be used: {why}\n  to run on the CPU all the same, give --device cpu")]
+    NoneWorks {
+        /// What the driver said, with what mends it.
+        why: String,
+    },
+    /// This one is not there or does not work.
+    #[error("{asked} cannot be used: {why}; the devices that work are {have}")]
+    NotThis {
+        /// As asked.
+        asked: Device,
+        /// What the driver said, with what mends it.
+        why: String,
+        /// The devices that can be used.
+        have: String,
+    },
+}
+
+/// Of a device's free memory, what is left for the libraries' own buffers, which nobody counts.
+const SHARE_LEFT: u64 = 20;
+
+/// Chooses the devices in the order in which they were asked for, each once. An empty list is the CPU, as in [`crate::config::Devices`].
+///
+/// # Errors
+/// When a device that was asked for cannot be used, or with [`Asked::Auto`] no CUDA device of a build with CUDA.
+pub fn choose(asked: &[Asked], profile: &Profile) -> Result<Vec<DeviceOptions>, Error> {
+    let mut chosen: Vec<DeviceOptions> = Vec::new();
+    for &asked in asked {
+        let more = match asked {
+            Asked::Auto => every(profile)?,
+            Asked::One(Device::Cuda(ordinal)) => vec![cuda(ordinal, profile)?],
+            Asked::One(device) => {
+                // Four fifths, as where nothing is asked for.
+                vec![DeviceOptions { device, memory_bytes: profile.memory.total_bytes / 5 * 4 }]
+            }
+        };
+        let is_new = |new: &DeviceOptions| !chosen.iter().any(|old| old.device == new.device);
+        let more: Vec<_> = more.into_iter().filter(is_new).collect();
+        chosen.extend(more);
+    }
+    Ok(chosen)
+}
+
+/// Every device that works.
+fn every(profile: &Profile) -> Result<Vec<DeviceOptions>, Error> {
+    let Some(devices) = &profile.cuda else { return Ok(Vec::new()) };
+    let working: Vec<DeviceOptions> = devices.iter().filter(|device| device.works).map(options).collect();
+    if working.is_empty() {
+        return Err(Error::NoneWorks { why: said(profile, "") });
+    }
+    Ok(working)
+}
+
+fn cuda(ordinal: usize, profile: &Profile) -> Result<DeviceOptions, Error> {
+    let asked = Device::Cuda(ordinal);
+    let devices = profile.cuda.as_ref().ok_or(Error::NoCuda { asked })?;
+    let found = devices.iter().find(|device| device.ordinal as usize == ordinal);
+    if let Some(device) = found.filter(|device| device.works) {
+        return Ok(options(device));
+    }
+    let have: Vec<String> =
+        devices.iter().filter(|device| device.works).map(|device| format!("cuda:{}", device.ordinal)).collect();
+    let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
+    Err(Error::NotThis { asked, why: said(profile, &asked.to_string()), have })
+}
+
+fn options(device: &crate::hardware::cuda::Device) -> DeviceOptions {
+    let memory_bytes = device.free_bytes - device.free_bytes / SHARE_LEFT;
+    DeviceOptions { device: Device::Cuda(device.ordinal as usize), memory_bytes }
+}
+
+/// What was found of CUDA that speaks of this device.
+fn said(profile: &Profile, of: &str) -> String {
+    let errors = profile.findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let about = errors.filter(|finding| finding.code.starts_with("cuda.") && finding.message.contains(of));
+    let words = about.map(|finding| match &finding.remedy {
+        Some(remedy) => format!("{}; {remedy}", finding.message),
+        None => finding.message.clone(),
+    });
+    let words: Vec<String> = words.collect();
+    match words.as_slice() {
+        [] => "CUDA does not list it; check CUDA_VISIBLE_DEVICES, and --gpus in Docker".to_owned(),
+        words => words.join("\n  "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hardware::{Finding, cuda};
+
+    /// A machine with these devices, each with 100 bytes free and whether it works; `None` for a build without CUDA.
+    fn machine(works: Option<&[bool]>) -> Profile {
+        let device = |(ordinal, works): (usize, &bool)| cuda::Device {
+            ordinal: ordinal as u32,
+            free_bytes: 100,
+            works: *works,
+            ..cuda::Device::default()
+        };
+        let mut profile =
+            Profile { cuda: works.map(|works| works.iter().enumerate().map(device).collect()), ..Profile::default() };
+        profile.memory.total_bytes = 1000;
+        profile
+    }
+
+    fn check(asked: &[&str], works: Option<&[bool]>, expected: &[(Device, u64)]) {
+        let asked: Vec<Asked> = asked.iter().map(|asked| asked.parse().unwrap()).collect();
+        let chosen = choose(&asked, &machine(works)).unwrap();
+        let chosen: Vec<_> = chosen.iter().map(|options| (options.device, options.memory_bytes)).collect();
+        assert_eq!(chosen, expected);
+    }
+
+    #[test]
+    fn every_device_that_works_is_used_and_the_cpu_only_where_it_was_asked_for() {
+        let gpu = |ordinal| (Device::Cuda(ordinal), 95);
+        check(&["auto"], None, &[]);
+        check(&["auto"], Some(&[true, false, true]), &[gpu(0), gpu(2)]);
+        check(&["cuda"], Some(&[true, true]), &[gpu(0)]);
+        check(&["cuda:1", "cpu", "auto"], Some(&[true, true]), &[gpu(1), (Device::Cpu, 800), gpu(0)]);
+        check(&["cpu"], Some(&[]), &[(Device::Cpu, 800)]);
+        check(&["cpu"], None, &[(Device::Cpu, 800)]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_what_the_driver_said() {
+        let refused = |asked: &str, works: Option<&[bool]>| {
+            let failed = Finding::error("cuda.trial_failed", "cuda:0: it is broken").with_remedy("mend it");
+            let profile = Profile { findings: vec![failed], ..machine(works) };
+            choose(&[asked.parse().unwrap()], &profile).unwrap_err().to_string()
+        };
+        for asked in ["auto", "cuda", "cuda:0"] {
+            let words = refused(asked, Some(&[false]));
+            assert!(words.contains("cuda:0: it is broken; mend it"), "{words}");
+        }
+        assert!(refused("auto", Some(&[])).contains("--device cpu"));
+        assert!(refused("cuda:1", Some(&[true])).contains("the devices that work are cuda:0"));
+        assert!(refused("cuda:1", Some(&[true])).contains("CUDA_VISIBLE_DEVICES"));
+        assert!(refused("cuda:0", None).contains("this build has no CUDA"));
+    }
+
+    #[test]
+    fn what_is_no_device_is_refused() {
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
+            assert!(text.parse::<Asked>().is_err(), "{text:?}");
+        }
+    }
+}

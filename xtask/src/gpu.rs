@@ -1,0 +1,255 @@
+//! What comes in: the workspace, on a machine with an NVIDIA GPU or on the way to one. What goes out: a pack that needs no cargo, and what
+//! its stages found, kept under benches/results/. What is measured and how is said in benches/gpu.
+
+use crate::{bench, cuda, process};
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Runs all that needs an NVIDIA GPU: kernels and models against their oracles, compute-sanitizer, encoders beside PyTorch and
+/// sentence-transformers, HTTP, memory. Without a GPU it says so and succeeds.
+///
+/// Needs nvcc and a python3 with torch, transformers, sentence-transformers and aiohttp; what is missing is left out, and said. Results go
+/// to benches/results/.
+///
+/// For a machine without cargo or a network: `cargo xtask gpu --pack neurogrid-gpu.tar.xz` here (it builds with CUDA, as `cargo xtask
+/// cuda` does), and there `tar xf neurogrid-gpu.tar.xz && ./neurogrid-gpu/run.sh --out results --only tests,encoders`.
+#[derive(clap::Args, Default)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Options {
+    /// Only make a pack, as a compressed archive of this name
+    #[arg(long, value_name = "FILE")]
+    pack: Option<PathBuf>,
+    /// Only these stages: tests, sanitizer, encoders, http, memory
+    #[arg(long, value_name = "STAGES")]
+    only: Option<String>,
+    /// Compute capability to compile for; newer cards compile the code further when they load it
+    #[arg(long, default_value_t = 80)]
+    compute_capability: u32,
+    /// Compilers that run at once
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+/// The name of the folder in the archive.
+const NAME: &str = "neurogrid-gpu";
+
+/// Programs of the pack: its name there, the package, cargo's name and kind of target.
+const PROGRAMS: [(&str, &str, &str, &str); 4] = [
+    ("neurogrid", "neurogrid", "neurogrid", "bin"),
+    ("models-tests", "models", "models", "lib"),
+    ("kernels-tests", "kernels", "cuda", "test"),
+    ("encoder-device", "benches", "encoder_device", "bench"),
+];
+
+/// Sources that the pack needs: the kernels with their harness, which is compiled for the card that is there, and the stages.
+const SOURCES: [(&str, &str); 4] = [
+    ("kernels/src", "kernels/src"),
+    ("kernels/tests/cuda", "kernels/tests/cuda"),
+    ("kernels/tests/grid", "kernels/tests/grid"),
+    ("benches/gpu", "gpu"),
+];
+
+const RUN: &str = "#!/bin/sh\n# Runs the stages: --help lists them. Needs python3; see gpu/README.md.\ncd \"$(dirname \"$0\")\" && \
+                   exec python3 -m gpu \"$@\"\n";
+
+pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
+    let target = process::target_folder(root)?.join("gpu");
+    if let Some(file) = &options.pack {
+        let folder = pack(root, &target, options)?;
+        return archive(&folder, file);
+    }
+    if !is_there() {
+        println!("not measured: no GPU");
+        return Ok(true);
+    }
+    let folder = pack(root, &target, options)?;
+    let date = bench::now();
+    let results = root.join("benches/results").join(format!("{}-gpu", date.split(' ').next().unwrap_or(&date)));
+    let mut stages = Command::new(folder.join("run.sh"));
+    stages.arg("--out").arg(&results);
+    if let Some(only) = &options.only {
+        stages.args(["--only", only]);
+    }
+    process::succeeds(&mut stages)
+}
+
+/// Whether NVIDIA's driver lists a card.
+pub(crate) fn is_there() -> bool {
+    process::output(Command::new("nvidia-smi").arg("--list-gpus")).is_ok_and(|list| list.contains("GPU 0"))
+}
+
+/// Builds everything and puts it into a folder.
+fn pack(root: &Path, target: &Path, options: &Options) -> Result<PathBuf> {
+    let variables = toolkit(root, options)?;
+    let built = build(root, &variables)?;
+    let folder = target.join(NAME);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    let programs = folder.join("bin");
+    fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
+    for (name, program) in built {
+        let to = programs.join(name);
+        let mut strip = Command::new("strip");
+        strip.arg("--strip-all").arg("-o").arg(&to).arg(&program);
+        process::output(&mut strip).context("`strip` is part of binutils")?;
+        println!("{name}: {} MB", fs::metadata(&to)?.len() / 1_000_000);
+    }
+    for (from, to) in SOURCES {
+        copy_folder(&root.join(from), &folder.join(to))?;
+    }
+    let commit = process::output(Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root));
+    let head = serde_json::json!({
+        "commit": commit.map(|commit| commit.trim().to_owned()).unwrap_or_else(|_| "unknown".into()),
+        "packed": format!("{} UTC", bench::now()),
+        "compute_capability": options.compute_capability,
+    });
+    write(&folder.join("pack.json"), &format!("{head:#}\n"))?;
+    write(&folder.join("run.sh"), RUN)?;
+    executable(&folder.join("run.sh"))?;
+    Ok(folder)
+}
+
+/// The variables of a build with CUDA: of the installed toolkit where there is one, else of the one that `cargo xtask cuda` prepares.
+fn toolkit(root: &Path, options: &Options) -> Result<Vec<(&'static str, String)>> {
+    let installed =
+        process::output(Command::new("nvcc").arg("--version")).is_ok() || env::var_os("CUDA_HOME").is_some();
+    if installed {
+        return Ok(vec![("CUDA_COMPUTE_CAP", options.compute_capability.to_string())]);
+    }
+    cuda::environment(&cuda::prepare(root)?, options.compute_capability, options.threads)
+}
+
+/// Builds the programs of the pack, and gives where each lies. One set of packages and features for all, so that cargo builds each
+/// dependency once.
+fn build(root: &Path, variables: &[(&'static str, String)]) -> Result<BTreeMap<&'static str, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for (verb, targets) in [
+        (&["build"][..], &["--bin", "neurogrid"][..]),
+        (&["test", "--no-run"], &["--lib", "--test", "cuda", "--bench", "encoder_device"]),
+    ] {
+        let mut command = process::cargo(root);
+        command.args(verb).args(["--release", "--message-format", "json-render-diagnostics"]);
+        command.args(["--package", "neurogrid", "--package", "models", "--package", "kernels", "--package", "benches"]);
+        command.args(["--features", "neurogrid/cuda"]).args(targets);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        println!("$ {}", process::line(&command));
+        let output = command.stderr(std::process::Stdio::inherit()).output()?;
+        if !output.status.success() {
+            bail!("the build failed; its own words are above");
+        }
+        found.extend(executables(&String::from_utf8_lossy(&output.stdout)));
+    }
+    for (name, ..) in PROGRAMS {
+        if !found.contains_key(name) {
+            bail!("cargo built no {name}; the list of programs in xtask/src/gpu.rs is not that of the workspace");
+        }
+    }
+    Ok(found)
+}
+
+/// The programs of the pack among cargo's messages.
+fn executables(messages: &str) -> BTreeMap<&'static str, PathBuf> {
+    let mut found = BTreeMap::new();
+    for message in messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let Some(executable) = message["executable"].as_str() else { continue };
+        let package = message["manifest_path"].as_str().unwrap_or_default();
+        for (name, of, target, kind) in PROGRAMS {
+            // A package's folder has its name, but for the executable's, which lies in cli.
+            let folder = if of == "neurogrid" { "cli" } else { of };
+            let is_of = package.ends_with(&format!("/{folder}/Cargo.toml"));
+            if is_of && message["target"]["name"] == target && message["target"]["kind"][0] == kind {
+                found.insert(name, PathBuf::from(executable));
+            }
+        }
+    }
+    found
+}
+
+fn archive(folder: &Path, file: &Path) -> Result<bool> {
+    let above = folder.parent().context("the pack lies in a folder")?;
+    let mut tar = Command::new("tar");
+    tar.arg("--create").arg("--auto-compress").arg("--file").arg(env::current_dir()?.join(file));
+    let packed = process::succeeds(tar.arg("--directory").arg(above).arg(NAME))?;
+    if packed {
+        println!("{}: {} MB", file.display(), fs::metadata(env::current_dir()?.join(file))?.len() / 1_000_000);
+        println!("there: tar xf {} && ./{NAME}/run.sh --help", file.display());
+    }
+    Ok(packed)
+}
+
+/// Copies a folder, without what Python leaves behind.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().expect("read_dir returns entries with names");
+        if path.is_dir() && name != "__pycache__" {
+            copy_folder(&path, &to.join(name))?;
+        } else if path.is_file() {
+            fs::copy(&path, to.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn executable(file: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("cannot make {} executable", file.display()))?;
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_among_cargos_messages() {
+        let message = |package: &str, target: &str, kind: &str, executable: Value| {
+            serde_json::json!({
+                "reason": "compiler-artifact", "manifest_path": format!("/here/{package}/Cargo.toml"),
+                "target": {"name": target, "kind": [kind]}, "executable": executable,
+            })
+            .to_string()
+        };
+        let messages = [
+            message("models", "models", "lib", Value::Null),
+            message("models", "models", "lib", "/target/models-1".into()),
+            message("kernels", "cuda", "test", "/target/cuda-1".into()),
+            message("kernels", "kernels", "lib", "/target/kernels-1".into()),
+            message("cli", "neurogrid", "bin", "/target/neurogrid".into()),
+            "not JSON".to_owned(),
+        ];
+        let found = executables(&messages.join("\n"));
+        let expected = [
+            ("kernels-tests", "/target/cuda-1"),
+            ("models-tests", "/target/models-1"),
+            ("neurogrid", "/target/neurogrid"),
+        ];
+        assert_eq!(found.iter().map(|(name, path)| (*name, path.to_str().unwrap())).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn everything_that_is_packed_is_there() {
+        let root = process::repository().unwrap();
+        for (from, _) in SOURCES {
+            assert!(root.join(from).is_dir(), "{from}");
+        }
+    }
+}
