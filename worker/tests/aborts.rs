@@ -1,6 +1,8 @@
 //! Texts that their callers give up: ten thousand on the fake and some on the model that comes with the program, in every phase, on a
 //! worker's own device thread. In go texts and where each is given up; out comes what is left of them, which must be nothing.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and the panic says where")]
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
