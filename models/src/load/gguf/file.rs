@@ -162,7 +162,7 @@ impl Gguf {
             let wrong = |detail: String| Error::Gguf { path: (*path).into(), detail };
             let bytes = Mapped::open(&folder.join(path)).map_err(|e| Error::io(path, &e))?;
             let (metadata, tensors, data_start) = read(&bytes).map_err(wrong)?;
-            check_place(&metadata, index, paths.len()).map_err(wrong)?;
+            parts::check_place(&metadata, index, paths.len()).map_err(wrong)?;
             for (name, info) in tensors {
                 if let Some((first, _)) = all.tensors.get(&name) {
                     let first = &all.parts[*first].path;
@@ -175,9 +175,12 @@ impl Gguf {
             }
             all.parts.push(Part { path: (*path).into(), bytes, data_start });
         }
-        let (stated, count) = (all.whole(SPLIT_TENSORS)?, all.tensors.len());
+        let (stated, count) = (all.whole(parts::SPLIT_TENSORS)?, all.tensors.len());
         match stated.filter(|stated| *stated != count as u64) {
-            Some(stated) => Err(all.wrong(format!("its parts hold {count} tensors, and {SPLIT_TENSORS} is {stated}"))),
+            Some(stated) => {
+                let key = parts::SPLIT_TENSORS;
+                Err(all.wrong(format!("its parts hold {count} tensors, and {key} is {stated}")))
+            }
             None => Ok(all),
         }
     }
@@ -277,36 +280,6 @@ impl Gguf {
     /// Every tensor's name, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
-    }
-}
-
-/// A part's number, from 0 on.
-const SPLIT_NUMBER: &str = "split.no";
-/// How many parts there are.
-const SPLIT_COUNT: &str = "split.count";
-/// How many tensors all of them hold.
-const SPLIT_TENSORS: &str = "split.tensors.count";
-
-/// Whether a file is the part that its name says.
-fn check_place(metadata: &HashMap<String, Value>, index: usize, count: usize) -> Result<(), String> {
-    let stated = |key: &str, default: u64| match metadata.get(key) {
-        None => Ok(default),
-        Some(value) => value.whole().ok_or_else(|| format!("{key} is {value:?}; a whole number is needed")),
-    };
-    // A whole file states nothing.
-    let (no, of) = (stated(SPLIT_NUMBER, 0)?, stated(SPLIT_COUNT, 1)?);
-    match (of, count) {
-        (0 | 1, 1) => Ok(()),
-        (of, _) if of != count as u64 => Err(format!(
-            "it is one of {of} parts of a model ({SPLIT_COUNT}), and its name says {count}; put all parts into one folder under the names \
-             that they were made with"
-        )),
-        _ if no != index as u64 => Err(format!(
-            "it is part {} of {of} ({SPLIT_NUMBER} is {no}), and its name says {}; fetch the parts again",
-            no.saturating_add(1),
-            index + 1
-        )),
-        _ => Ok(()),
     }
 }
 

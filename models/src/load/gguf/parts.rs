@@ -1,10 +1,12 @@
-//! Files that are one model together: the names of files come in, the parts of one model go out in their order. No file is opened
+//! Files that are one model together: their names, and what each states of its place, come in, their order goes out. No file is opened
 //! here.
 //!
 //! # Source
 //! The names that llama.cpp's `gguf-split` writes: `NAME-00001-of-00003.gguf`.
 
+use super::Value;
 use crate::load::Error;
+use std::collections::HashMap;
 
 /// What a file's name says of its place: what all parts are called, its number from 1 on, and how many there are.
 fn place(path: &str) -> Option<(&str, usize, usize)> {
@@ -46,6 +48,36 @@ pub fn in_order<'p>(paths: &[&'p str]) -> Result<Vec<&'p str>, Error> {
         }
     }
     Ok(all)
+}
+
+/// A part's number, from 0 on.
+const SPLIT_NUMBER: &str = "split.no";
+/// How many parts there are.
+const SPLIT_COUNT: &str = "split.count";
+/// How many tensors all of them hold.
+pub(super) const SPLIT_TENSORS: &str = "split.tensors.count";
+
+/// Whether a file is the part that its name says.
+pub(super) fn check_place(metadata: &HashMap<String, Value>, index: usize, count: usize) -> Result<(), String> {
+    let stated = |key: &str, default: u64| match metadata.get(key) {
+        None => Ok(default),
+        Some(value) => value.whole().ok_or_else(|| format!("{key} is {value:?}; a whole number is needed")),
+    };
+    // A whole file states nothing.
+    let (no, of) = (stated(SPLIT_NUMBER, 0)?, stated(SPLIT_COUNT, 1)?);
+    match (of, count) {
+        (0 | 1, 1) => Ok(()),
+        (of, _) if of != count as u64 => Err(format!(
+            "it is one of {of} parts of a model ({SPLIT_COUNT}), and its name says {count}; put all parts into one folder under the names \
+             that they were made with"
+        )),
+        _ if no != index as u64 => Err(format!(
+            "it is part {} of {of} ({SPLIT_NUMBER} is {no}), and its name says {}; fetch the parts again",
+            no.saturating_add(1),
+            index + 1
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
