@@ -12,7 +12,7 @@ mod tests;
 mod trial;
 
 #[cfg(feature = "cuda")]
-pub(super) use trial::try_device;
+pub(crate) use trial::try_device;
 
 use crate::arch::Weights;
 use crate::arch::encoder::{self, Activation, Layer, NormKind, Slice};
