@@ -242,7 +242,8 @@ static __device__ __forceinline__ unsigned upper_halves(unsigned a, unsigned b) 
 // what it has to give for their product with the values. See `multiply` for g and t.
 template <typename T, int D, int WARPS, typename Part> static __device__ __forceinline__ void tensor(const Part &part) {
     // Strides in words of two T, so that words of eight rows and four neighbours are in different banks.
-    constexpr int KEYS = 32, THREADS = 32 * WARPS, K_STRIDE = (D + 8) / 2, V_STRIDE = (KEYS + 8) / 2;
+    // The widest heads leave registers for a smaller tile only.
+    constexpr int KEYS = D <= 128 ? 32 : 16, THREADS = 32 * WARPS, K_STRIDE = (D + 8) / 2, V_STRIDE = (KEYS + 8) / 2;
     __shared__ __align__(16) unsigned keys[KEYS * K_STRIDE];
     __shared__ __align__(16) unsigned values[D * V_STRIDE]; // By elements: a word has two keys.
     const int first = blockIdx.x * QUERIES * WARPS;

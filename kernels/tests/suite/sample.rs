@@ -71,26 +71,27 @@ impl Backend {
         Some(())
     }
 
-    /// Choices of every kind.
+    /// Choices of every kind, each over every distribution, with vocabularies, lists and masks in turn.
     pub(crate) fn sample(&self) {
-        for tokens in [1, 63, 64, 65, 1000] {
-            for (which, logits) in distributions(tokens).iter().enumerate() {
-                for (seed, params) in requests().iter().enumerate() {
-                    let draw = Draw {
-                        seed: seed as u64 * 0x1_0000_0001 + which as u64,
-                        position: 0x7_0000_0000 + tokens as u64,
-                    };
-                    let last = tokens as u32 - 1;
-                    let seen = [(last / 2, 3), (last, 0), (0, 1)];
-                    // No token is seen twice.
-                    let seen = if tokens > 2 { &seen[..] } else { &seen[..1] };
-                    let Some(()) = self.check_sample(logits, params, seen, draw) else { return };
-                    let (bias, mask) =
-                        ([(last, 1.5), (0, -100.0), (last, 2.25)], vec![0x9249_2492; tokens.div_ceil(32)]);
-                    let all = Params { bias: &bias, ..*params };
-                    self.check_sample(logits, &all, seen, draw);
-                    self.check_sample(logits, &Params { allowed: Some(&mask), ..all }, &[], draw);
-                }
+        let mut turn = 0;
+        for (seed, params) in requests().iter().enumerate() {
+            for which in 0..4 {
+                let tokens = [1000, 63, 64, 65, 1][turn % 5];
+                let (logits, last) = (distributions(tokens).swap_remove(which), tokens as u32 - 1);
+                let draw =
+                    Draw { seed: seed as u64 * 0x1_0000_0001 + which as u64, position: 0x7_0000_0000 + turn as u64 };
+                // No token is seen twice.
+                let seen = [(last / 2, 3), (last, 0), (0, 1)];
+                let seen = if tokens > 2 { &seen[..] } else { &seen[..1] };
+                let bias = [(last, 1.5), (0, -100.0), (last, 2.25)];
+                let mask = vec![0x9249_2492; tokens.div_ceil(32)];
+                let checked = match turn % 3 {
+                    0 => self.check_sample(&logits, params, seen, draw),
+                    1 => self.check_sample(&logits, &Params { bias: &bias, ..*params }, seen, draw),
+                    _ => self.check_sample(&logits, &Params { allowed: Some(&mask), ..*params }, &[], draw),
+                };
+                let Some(()) = checked else { return };
+                turn += 1;
             }
         }
     }
