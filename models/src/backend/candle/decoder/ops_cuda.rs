@@ -171,8 +171,12 @@ pub(super) fn attention_paged<T: Element>(
             with_view::<u32, _>(&arrays.tables, |tables| {
                 with_view::<u32, _>(&arrays.lengths, |lengths| {
                     if !decodes.is_empty() {
-                        let name = format!("attention_paged_decode_{}_{instance}_{together}", T::NAME);
-                        let function = function!(out.device, "attention_paged", "{name}");
+                        let function = function!(
+                            out.device,
+                            "attention_paged",
+                            "attention_paged_decode_{}_{instance}_{together}",
+                            T::NAME
+                        );
                         let tiles = heads.keys * group.div_ceil(together);
                         let config = LaunchConfig {
                             grid_dim: (split_count, count(tiles)?, count(decodes.len())?),
@@ -216,8 +220,8 @@ pub(super) fn attention_paged<T: Element>(
                             block_dim: (32, count(warps)?, 1),
                             shared_mem_bytes: 0,
                         };
-                        let name = format!("attention_paged_prefill_{}_{instance}", T::NAME);
-                        let function = function!(out.device, "attention_paged", "{name}");
+                        let function =
+                            function!(out.device, "attention_paged", "attention_paged_prefill_{}_{instance}", T::NAME);
                         let (tables, lengths) =
                             (tables.slice(decodes.len() * table_stride as usize..), lengths.slice(decodes.len()..));
                         with_view::<u32, _>(&arrays.cu_queries, |cu_queries| {
