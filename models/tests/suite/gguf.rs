@@ -1,7 +1,7 @@
 //! GGUF files of every architecture and of every type of block against the checkpoints that they were made of, and files that are
 //! broken or hostile.
 
-use crate::decoders::{self, CACHE_BYTES, NAMES, Text, argmax, assert_same, check_engine, step};
+use crate::decoders::{self, CACHE_BYTES, NAMES, Text, argmax, check_engine, step};
 use crate::gguf_file::{As, File, Meta, Model, Tensor};
 use crate::support::{On, data, options};
 use kernels::linear_quantized::Blocks;
@@ -105,7 +105,10 @@ fn compare(on: On, name: &str, stored: impl Fn(&str) -> As + Copy) -> Compared {
             let by_file = step(&mut *file, &[found.part(count)]).remove(0);
             let by_reference = step(&mut *reference, &[wanted.part(count)]).remove(0);
             if written == 0 {
-                assert_same(&*file, &by_file, &last, name);
+                // On Candle, products of more rows are summed in another order, and what they are rounded to then differs.
+                let off = by_file.iter().zip(&last).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let most = if on == On::Kernels { 0.0 } else { ROUNDING * largest(&last) };
+                assert!(off <= most, "{name} on {on:?}: off by {off} in one step");
             }
             let off = by_file.iter().zip(&by_reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             compared.worst = compared.worst.max(off / largest(&by_reference));
