@@ -63,7 +63,7 @@ pub struct Op {
 #[rustfmt::skip]
 pub const OPS: &[Op] = &[
     Op { name: "attention", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
-    Op { name: "attention_paged", backends: &["cpu", "simd"] },
+    Op { name: "attention_paged", backends: &["cpu", "simd", "cuda"] },
     Op { name: "dot", backends: &["cpu", "simd"] },
     Op { name: "embed", backends: &["cpu", "simd"] },
     Op { name: "gelu", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
@@ -75,7 +75,7 @@ pub const OPS: &[Op] = &[
     Op { name: "pool", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "rms_norm", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "rotary", backends: &["cpu", "simd", "cuda"] },
-    Op { name: "sample", backends: &["cpu", "simd"] },
+    Op { name: "sample", backends: &["cpu", "simd", "cuda"] },
     Op { name: "softmax", backends: &["cpu", "simd"] },
     Op { name: "top_k", backends: &["cpu", "simd"] },
 ];

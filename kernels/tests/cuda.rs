@@ -49,6 +49,36 @@ fn attention_of_a_sequence_is_the_same_alone_and_among_others() {
 }
 
 #[test]
+fn what_paged_attention_keeps_agrees_with_the_oracle() {
+    CUDA.attention_paged_keep();
+}
+
+#[test]
+fn paged_attention_of_single_queries_agrees_with_the_oracle() {
+    CUDA.attention_paged_decode();
+}
+
+#[test]
+fn paged_attention_of_chunks_agrees_with_the_oracle() {
+    ATTENTION.attention_paged_prefill();
+}
+
+#[test]
+fn paged_attention_agrees_with_the_oracle_where_not_every_key_is_seen() {
+    ATTENTION.attention_paged_reach();
+}
+
+#[test]
+fn paged_attention_agrees_with_the_oracle_on_unusual_data() {
+    ATTENTION.attention_paged_data();
+}
+
+#[test]
+fn paged_attention_of_a_sequence_is_the_same_alone_and_among_others() {
+    CUDA.attention_paged_alone();
+}
+
+#[test]
 fn gelu_agrees_with_the_oracle() {
     CUDA.gelu();
 }
@@ -76,4 +106,14 @@ fn rms_norm_agrees_with_the_oracle() {
 #[test]
 fn rotary_agrees_with_the_oracle() {
     CUDA.rotary();
+}
+
+#[test]
+fn sample_chooses_as_the_oracle_does() {
+    CUDA.sample();
+}
+
+#[test]
+fn sample_says_where_nothing_can_be_chosen() {
+    CUDA.sample_refused();
 }

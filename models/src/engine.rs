@@ -133,7 +133,7 @@ pub type Side<'a> = &'a mut dyn FnMut(&[Item]) -> Result<Vec<Output>, Error>;
 pub struct GeneratorInfo {
     /// `kernels`, `candle` or `fake`.
     pub backend: &'static str,
-    /// What executes it: `kernels-cpu`, …
+    /// What executes it: `kernels-cpu`, `candle-cuda`, …
     pub provider: String,
     /// Where it runs.
     pub device: Device,

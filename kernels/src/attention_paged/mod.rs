@@ -14,6 +14,9 @@
 //! are there, whether its prompt came at once, in chunks or token by token, and however many threads took part. Sums are f32.
 //! Several heads of queries over one head of keys are done together, so that keys and values are read once.
 //!
+//! On GPUs a cache has its rows by token, sums go by other splits, and what writes keys and values turns them first: see the head of
+//! `cuda.cu`.
+//!
 //! # Source
 //! Kwon et al.: Efficient Memory Management for Large Language Model Serving with PagedAttention, 2023, arXiv:2309.06180. Splitting keys
 //! and merging what the parts give: Dao et al., Flash-Decoding for long-context inference, 2023, after Milakov, Gimelshein,

@@ -12,7 +12,8 @@ pub struct Module {
     pub op: &'static str,
     /// PTX, which the driver compiles for the device that it is loaded on.
     pub ptx: &'static str,
-    /// The functions in it that can be launched, one per type; of attention one per type and width of heads.
+    /// The functions in it that can be launched, one per type; of attention one per type and width of heads, and of what it does in
+    /// steps one per step.
     pub functions: &'static [&'static str],
 }
 
@@ -36,12 +37,31 @@ pub const MODULES: &[Module] = &[
         "f16_32", "f16_64", "f16_128", "f16_256",
         "bf16_32", "bf16_64", "bf16_128", "bf16_256"
     ),
+    module!(
+        "attention_paged",
+        "keep_f32", "merge_f32",
+        "keep_f16", "merge_f16",
+        "keep_bf16", "merge_bf16",
+        "prefill_f32_32", "decode_f32_32_1", "decode_f32_32_4", "decode_f32_32_8",
+        "prefill_f32_64", "decode_f32_64_1", "decode_f32_64_4", "decode_f32_64_8",
+        "prefill_f32_128", "decode_f32_128_1", "decode_f32_128_4", "decode_f32_128_8",
+        "prefill_f32_256", "decode_f32_256_1", "decode_f32_256_4", "decode_f32_256_8",
+        "prefill_f16_32", "decode_f16_32_1", "decode_f16_32_4", "decode_f16_32_8",
+        "prefill_f16_64", "decode_f16_64_1", "decode_f16_64_4", "decode_f16_64_8",
+        "prefill_f16_128", "decode_f16_128_1", "decode_f16_128_4", "decode_f16_128_8",
+        "prefill_f16_256", "decode_f16_256_1", "decode_f16_256_4", "decode_f16_256_8",
+        "prefill_bf16_32", "decode_bf16_32_1", "decode_bf16_32_4", "decode_bf16_32_8",
+        "prefill_bf16_64", "decode_bf16_64_1", "decode_bf16_64_4", "decode_bf16_64_8",
+        "prefill_bf16_128", "decode_bf16_128_1", "decode_bf16_128_4", "decode_bf16_128_8",
+        "prefill_bf16_256", "decode_bf16_256_1", "decode_bf16_256_4", "decode_bf16_256_8"
+    ),
     module!("gelu", "f32", "f16", "bf16"),
     module!("glu", "f32", "f16", "bf16"),
     module!("layer_norm", "f32", "f16", "bf16"),
     module!("pool", "f32", "f16", "bf16"),
     module!("rms_norm", "f32", "f16", "bf16"),
     module!("rotary", "f32", "f16", "bf16"),
+    module!("sample", "f32"),
 ];
 
 #[cfg(test)]

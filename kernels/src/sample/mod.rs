@@ -37,7 +37,8 @@
 //!
 //! **Without sorting.** Whole numbers below 26 880 are counted, not compared: one pass makes them, one counts them, and a walk over the
 //! counts finds every cut. Noise is drawn for 64 tokens at a time, in whole numbers; the two logarithms are taken only where a bound
-//! says that the token can still win. A greedy choice is one pass that only reads.
+//! says that the token can still win. A greedy choice is one pass that only reads. The code for GPUs does the same, a block of threads
+//! for each row, and chooses the same token; log-probabilities it leaves to the CPU.
 //!
 //! # Source
 //! Top-k: Fan, Lewis, Dauphin: Hierarchical Neural Story Generation, 2018. Top-p: Holtzman, Buys, Du, Forbes, Choi: The Curious Case of Neural

@@ -33,7 +33,35 @@ template <typename T> T min(T a, T b) { return b < a ? b : a; }
 template <typename T> T max(T a, T b) { return a < b ? b : a; }
 
 inline void __syncthreads() { wait_at(block_barrier); }
-inline float __shfl_xor_sync(unsigned, float x, int distance) { return of_lane(x, current_thread->lane ^ (unsigned)distance); }
+inline void __syncwarp() { wait_at(current_thread->warp->barrier); }
+template <typename T> T __shfl_xor_sync(unsigned, T x, int distance) {
+    return of_lane(x, current_thread->lane ^ (unsigned)distance);
+}
+// Threads take turns.
+inline unsigned atomicAdd(unsigned *at, unsigned x) {
+    const unsigned before = *at;
+    *at += x;
+    return before;
+}
+
+// Compiled without fused operations.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __ddiv_rn(double a, double b) { return a / b; }
+inline float __int2float_rn(int x) { return (float)x; }
+template <typename To, typename From> To bits_of(From x) {
+    To y;
+    static_assert(sizeof y == sizeof x);
+    std::memcpy(&y, &x, sizeof y);
+    return y;
+}
+inline int __float_as_int(float x) { return bits_of<int>(x); }
+inline long long __double_as_longlong(double x) { return bits_of<long long>(x); }
+inline double __longlong_as_double(long long x) { return bits_of<double>(x); }
 
 typedef _Float16 __half;
 inline float __half2float(__half x) { return (float)x; }

@@ -2,6 +2,7 @@
 // are those that the heads of the
 // sources ask for. The suite that calls it is suite/mod.rs.
 
+#include "../../src/launch/flash.cuh"
 #include "../../src/launch/numbers.cuh"
 #ifndef CUDA_ON_THE_CPU
 #include "device.h" // Built by nvcc, it runs them on a GPU.
@@ -11,6 +12,9 @@
 // The sources have names in common.
 namespace attention_source {
 #include "../../src/attention/cuda.cu"
+}
+namespace attention_paged_source {
+#include "../../src/attention_paged/cuda.cu"
 }
 namespace gelu_source {
 #include "../../src/gelu/cuda.cu"
@@ -29,6 +33,9 @@ namespace rms_norm_source {
 }
 namespace rotary_source {
 #include "../../src/rotary/cuda.cu"
+}
+namespace sample_source {
+#include "../../src/sample/cuda.cu"
 }
 
 // heads, kv_heads, head_dim, row's stride, behind, ahead, span, whether there is a bias, cu_seqlens; queries, keys and
@@ -60,8 +67,100 @@ static __global__ void plain_bf16(const __nv_bfloat16 *q, const __nv_bfloat16 *k
                        const float *bias, __nv_bfloat16 *out, unsigned q_stride, unsigned k_stride, unsigned v_stride,
                        unsigned heads, unsigned kv_heads, unsigned head_dim, float scale, unsigned behind, unsigned ahead,
                        unsigned span) {
-    attention_source::plain_in_tiles<__nv_bfloat16, D, WARPS>({q, k, v, cu_seqlens, bias, out, q_stride, k_stride, v_stride,
-                                                               heads, kv_heads, head_dim, scale, behind, ahead, span});
+    plain_in_tiles<__nv_bfloat16, D, WARPS>(attention_source::part_of<__nv_bfloat16>(
+        {q, k, v, cu_seqlens, bias, out, q_stride, k_stride, v_stride, heads, kv_heads, head_dim, scale, behind, ahead, span}));
+}
+
+// What a case of paged attention has: heads, kv_heads, head_dim, window, sequences, entries of a table, queries of each
+// sequence, tokens of each, tables; the cap, queries, keys, values
+template <typename T> struct Paged {
+    unsigned heads = numbers[0], kv_heads = numbers[1], d = numbers[2], window = numbers[3], count = numbers[4],
+             entries = numbers[5], most = 0;
+    std::vector<unsigned> cu_queries = {0}, lengths, tables = numbers_from(6 + 2 * numbers[4]);
+    float softcap;
+    std::vector<T> q, keys, values, out;
+
+    Paged() {
+        for (unsigned i = 0; i < count; i++) {
+            cu_queries.push_back(cu_queries.back() + numbers[6 + i]);
+            most = std::max(most, numbers[6 + i]);
+            lengths.push_back(numbers[6 + count + i]);
+        }
+        const size_t width = kv_heads * d, rows = cu_queries.back() * (size_t)heads * d;
+        size_t slots = 0;
+        for (const unsigned length : lengths) {
+            slots += (length + 15) / 16 * 16;
+        }
+        slots += 3 * 16;
+        softcap = read<float>(1)[0];
+        q = read<T>(rows);
+        keys = read<T>(slots * width);
+        values = read<T>(slots * width);
+        out.assign(rows, T(7.0f));
+    }
+};
+
+template <typename T, auto kernel, auto merge, unsigned together> static void decode() {
+    Paged<T> of;
+    // Queries at a stride of their own.
+    const unsigned stride = of.heads * of.d + 8;
+    const auto q = columns(of.q, of.heads * of.d, 0, of.heads * of.d, 0, stride);
+    unsigned splits = 0;
+    for (const unsigned length : of.lengths) {
+        splits = std::max(splits, (length + 127) / 128 - (length > of.window ? length - of.window : 0) / 128);
+    }
+    std::vector<float> parts((size_t)of.count * of.heads * splits * (2 + of.d), 7.0f);
+    const unsigned group = of.heads / of.kv_heads, tiles = (group + together - 1) / together;
+    run_grid({splits, of.kv_heads * tiles, of.count}, {32, 4, 1}, [&] {
+        kernel(q.data(), of.keys.data(), of.values.data(), of.tables.data(), of.lengths.data(), of.out.data(),
+               splits > 1 ? parts.data() : nullptr, stride, of.heads, of.kv_heads, of.d, of.entries, scalar, of.softcap, of.window);
+    });
+    if (splits > 1) {
+        run_grid({(of.heads + 3) / 4, of.count, 1}, {32, 4, 1},
+                 [&] { merge(parts.data(), of.lengths.data(), of.out.data(), of.heads, of.d, splits, of.window); });
+    }
+    write(of.out);
+}
+
+template <typename T, auto kernel, unsigned warps> static void prefill() {
+    Paged<T> of;
+    run_grid({(of.most + 16 * warps - 1) / (16 * warps), of.heads, of.count}, {32, warps, 1}, [&] {
+        kernel(of.q.data(), of.keys.data(), of.values.data(), of.cu_queries.data(), of.tables.data(), of.lengths.data(),
+               of.out.data(), of.heads * of.d, of.heads, of.kv_heads, of.d, of.entries, scalar, of.softcap, of.window);
+    });
+    write(of.out);
+}
+
+// What runs bf16 below compute capability 8.0.
+template <int D, int WARPS>
+static void plain_bf16_prefill(const __nv_bfloat16 *q, const __nv_bfloat16 *keys, const __nv_bfloat16 *values,
+                               const unsigned *cu_queries, const unsigned *tables, const unsigned *lengths,
+                               __nv_bfloat16 *out, unsigned q_stride, unsigned heads, unsigned kv_heads, unsigned head_dim,
+                               unsigned table_stride, float scale, float softcap, unsigned window) {
+    plain_in_tiles<__nv_bfloat16, D, WARPS>(attention_paged_source::part_of<__nv_bfloat16>(
+        {q, keys, values, cu_queries, tables, lengths, out, q_stride, heads, kv_heads, head_dim, table_stride, scale, softcap,
+         window}));
+}
+
+// heads, kv_heads, half, slots, positions in the tables, whether there are norms, each token's position, each token's slot;
+// queries, keys and values side by side, cos, sin, both norms. The queries, and the pools of keys and values.
+template <typename T, auto kernel> static void keep() {
+    const unsigned heads = numbers[0], kv_heads = numbers[1], half = numbers[2], d = 2 * half, all = heads + 2 * kv_heads;
+    std::vector<unsigned> positions = numbers_from(6);
+    const unsigned tokens = (unsigned)positions.size() / 2;
+    const std::vector<unsigned> slots(positions.begin() + tokens, positions.end());
+    const auto qkv = read<T>((size_t)tokens * all * d);
+    const auto cos = read<float>((size_t)numbers[4] * half), sin = read<float>((size_t)numbers[4] * half);
+    const auto norms = read<T>(numbers[5] ? 2 * d : 0);
+    std::vector<T> queries((size_t)tokens * heads * d, T(7.0f)), keys((size_t)numbers[3] * kv_heads * d, T(7.0f)), values = keys;
+    run_grid({tokens, (all + 3) / 4, 1}, {32, 4, 1}, [&] {
+        kernel(qkv.data(), queries.data(), keys.data(), values.data(), positions.data(), slots.data(), cos.data(), sin.data(),
+               numbers[5] ? norms.data() : nullptr, numbers[5] ? norms.data() + d : nullptr, scalar, scalar, heads, kv_heads,
+               half);
+    });
+    write(queries);
+    write(keys);
+    write(values);
 }
 
 // rows, dim, whether there is a bias; x, bias
@@ -133,6 +232,37 @@ template <typename T, auto kernel> static void rotary() {
     write(x);
 }
 
+// tokens, halves of the seed, halves of the position, top_k, whether it is greedy, entries of the bias, tokens seen, words of a
+// mask (or 0); the bias' tokens, tokens seen, how often each, the mask; logits, the numbers of a request, biases. Token and
+// state: of the same row asked greedily, and then as asked.
+static void sample() {
+    using namespace sample_source;
+    const unsigned tokens = numbers[0], bias = numbers[7], seen = numbers[8], words = numbers[9], padded = (tokens + 63) / 64 * 64;
+    const auto list = [](unsigned first, unsigned count) {
+        return std::vector<unsigned>(numbers.begin() + first, numbers.begin() + first + count);
+    };
+    const auto bias_tokens = list(10, bias), seen_tokens = list(10 + bias, seen), seen_counts = list(10 + bias + seen, seen);
+    // Row 1's mask is what is asked about; row 0 has the same.
+    auto allowed = list(10 + bias + 2 * seen, words);
+    allowed.insert(allowed.end(), allowed.begin(), allowed.begin() + words);
+    auto logits = read<float>(tokens);
+    logits.insert(logits.end(), logits.begin(), logits.begin() + tokens);
+    const auto of = read<float>(7);
+    const auto biases = read<float>(bias);
+    Request request = {numbers[1] | (u64)numbers[2] << 32, numbers[3] | (u64)numbers[4] << 32, of[0], of[1], of[2], of[3], of[4], of[5],
+                       of[6], numbers[5], numbers[6], words > 0, 0, bias, 0, seen};
+    Request requests[2] = {request, request};
+    requests[0].is_greedy = 1;
+    std::vector<unsigned short> cells(2 * padded, 7);
+    std::vector<unsigned> counts(2 * CELLS, 7);
+    Choice choices[2] = {{7, 7}, {7, 7}};
+    run_grid({2, 1, 1}, {512, 1, 1}, [&] {
+        sample_f32(logits.data(), requests, words > 0 ? allowed.data() : nullptr, bias_tokens.data(), biases.data(), seen_tokens.data(),
+                   seen_counts.data(), cells.data(), counts.data(), choices, tokens);
+    });
+    write(std::vector<unsigned>{choices[0].token, choices[0].state, choices[1].token, choices[1].state});
+}
+
 #define ON_EVERY_TYPE(op)                                                                                                 \
     {#op "_f32", op<float, op##_source::op##_f32>}, {#op "_f16", op<__half, op##_source::op##_f16>}, {                    \
         #op "_bf16", op<__nv_bfloat16, op##_source::op##_bf16>                                                            \
@@ -144,9 +274,33 @@ template <typename T, auto kernel> static void rotary() {
         "attention_plain-bf16_" #D, attention<__nv_bfloat16, plain_bf16<D, warps>, warps>                                 \
     }
 
+#define PAGED(D, warps, type, T)                                                                                           \
+    {"attention_paged_decode_" #type "_" #D "_1",                                                                          \
+     decode<T, attention_paged_source::attention_paged_decode_##type##_##D##_1,                                            \
+            attention_paged_source::attention_paged_merge_##type, 1>},                                                     \
+        {"attention_paged_decode_" #type "_" #D "_4",                                                                      \
+         decode<T, attention_paged_source::attention_paged_decode_##type##_##D##_4,                                        \
+                attention_paged_source::attention_paged_merge_##type, 4>},                                                 \
+        {"attention_paged_decode_" #type "_" #D "_8",                                                                      \
+         decode<T, attention_paged_source::attention_paged_decode_##type##_##D##_8,                                        \
+                attention_paged_source::attention_paged_merge_##type, 8>},                                                 \
+    {                                                                                                                      \
+        "attention_paged_prefill_" #type "_" #D,                                                                           \
+            prefill<T, attention_paged_source::attention_paged_prefill_##type##_##D, warps>                                \
+    }
+#define PAGED_ON_EVERY_TYPE(D, warps)                                                                                      \
+    PAGED(D, warps, f32, float), PAGED(D, warps, f16, __half), PAGED(D, warps, bf16, __nv_bfloat16), {                     \
+        "attention_paged_prefill_plain-bf16_" #D, prefill<__nv_bfloat16, plain_bf16_prefill<D, warps>, warps>              \
+    }
+
 int main(int count, char **arguments) {
     return answer(count, arguments,
-                  {ATTENTIONS(32, 4), ATTENTIONS(64, 4), ATTENTIONS(128, 4), ATTENTIONS(256, 2), ON_EVERY_TYPE(gelu),
+                  {ATTENTIONS(32, 4), ATTENTIONS(64, 4), ATTENTIONS(128, 4), ATTENTIONS(256, 2), PAGED_ON_EVERY_TYPE(32, 4),
+                   PAGED_ON_EVERY_TYPE(64, 4), PAGED_ON_EVERY_TYPE(128, 4), PAGED_ON_EVERY_TYPE(256, 2),
+                   {"attention_paged_keep_f32", keep<float, attention_paged_source::attention_paged_keep_f32>},
+                   {"attention_paged_keep_f16", keep<__half, attention_paged_source::attention_paged_keep_f16>},
+                   {"attention_paged_keep_bf16", keep<__nv_bfloat16, attention_paged_source::attention_paged_keep_bf16>},
+                   ON_EVERY_TYPE(gelu),
                    ON_EVERY_TYPE(glu), ON_EVERY_TYPE(layer_norm), ON_EVERY_TYPE(pool), ON_EVERY_TYPE(rms_norm),
-                   ON_EVERY_TYPE(rotary)});
+                   ON_EVERY_TYPE(rotary), {"sample_f32", sample}});
 }

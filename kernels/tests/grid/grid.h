@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <ucontext.h>
@@ -27,7 +28,6 @@ struct Barrier {
 
 struct Warp {
     Barrier barrier;
-    float values[32];
     unsigned words[32][6];
 };
 
@@ -63,10 +63,12 @@ inline void wait_at(Barrier &barrier) {
 }
 
 // What lane `from` of the warp has.
-inline float of_lane(float x, unsigned from) {
-    current_thread->warp->values[current_thread->lane] = x;
+template <typename T> T of_lane(T x, unsigned from) {
+    auto &words = current_thread->warp->words;
+    std::memcpy(words[current_thread->lane], &x, sizeof x);
     wait_at(current_thread->warp->barrier);
-    const float other = current_thread->warp->values[from];
+    T other;
+    std::memcpy(&other, words[from], sizeof other);
     wait_at(current_thread->warp->barrier);
     return other;
 }

@@ -8,6 +8,8 @@ use kernels::testing::{Fill, Tolerance, compare, normal};
 use kernels::{gelu, glu, layer_norm, pool, rms_norm, rotary};
 
 pub(crate) mod attention;
+pub(crate) mod attention_paged;
+pub(crate) mod sample;
 
 /// A type that a backend computes with.
 pub(crate) struct Type {

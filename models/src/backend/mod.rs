@@ -15,9 +15,11 @@ pub mod plan;
 #[cfg(feature = "candle")]
 pub mod speed;
 
-use crate::arch::Bounds;
-use crate::engine::{self, Engine, Item, Tokens};
-use crate::load::{Error, Options, Source, onnx_check::Graph};
+use crate::arch::decoder::Decoder;
+use crate::arch::{Bounds, Decode};
+use crate::engine::{self, Device, Engine, Generator, Item, Tokens};
+use crate::load::checkpoint::Checkpoint;
+use crate::load::{Error, Options, Source, TextNeed, onnx_check::Graph};
 use crate::manifest::Manifest;
 use rayon::ThreadPool;
 use std::collections::{BTreeMap, HashMap};
@@ -62,6 +64,32 @@ pub(crate) fn load_candle(source: Source<'_>) -> Result<Box<dyn Engine>, Error> 
 pub(crate) fn load_candle(source: Source<'_>) -> Result<Box<dyn Engine>, Error> {
     let why = "this build has no Candle".into();
     Err(Error::NoBackend { model: source.manifest.id(), asked: source.options.backend, why })
+}
+
+/// Loads what writes text into Candle, with a KV cache of at most so many bytes.
+#[cfg(feature = "candle")]
+pub(crate) fn load_candle_text(source: Source<'_>, decode: Decode, cache: u64) -> Result<Box<dyn Generator>, Error> {
+    candle::load_text(source, decode, cache)
+}
+
+/// Without the feature there is nothing to load into; the choice of a backend has said so before.
+#[cfg(not(feature = "candle"))]
+pub(crate) fn load_candle_text(source: Source<'_>, _: Decode, _: u64) -> Result<Box<dyn Generator>, Error> {
+    let why = "this build has no Candle".into();
+    Err(Error::NoBackend { model: source.manifest.id(), asked: source.options.backend, why })
+}
+
+/// What a model that writes text takes of a device when Candle runs it; nothing where a block of its KV cache is larger than memory can be.
+pub(crate) fn candle_text_need(
+    of: &Decoder,
+    in_: &Checkpoint,
+    manifest: &Manifest,
+    device: Device,
+) -> Option<TextNeed> {
+    #[cfg(feature = "candle")]
+    return candle::text_need(of, in_, manifest, device);
+    #[cfg(not(feature = "candle"))]
+    return None;
 }
 
 /// Loads a model's ONNX graph.

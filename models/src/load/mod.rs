@@ -8,7 +8,7 @@
 //!   twice as fast as Candle on CPUs), else on Candle when it has safetensors of a known architecture, else on
 //!   whatever reads its ONNX graph (tract when there is no library);
 //! - a model that takes tensors runs its ONNX graph when it has one, else on Candle;
-//! - a model that writes text runs on our own ops, on the CPU ([`load_text`]).
+//! - a model that writes text ([`load_text`]) runs on our own ops on the CPU, on Candle on a GPU.
 //!
 //! [`Loaded::choice`] says which rule decided, and the engine's `Info` what really runs.
 
@@ -42,7 +42,7 @@ pub enum Backend {
     Auto,
     /// Our own ops, on the CPU: encoders with safetensors, and models that write text.
     Kernels,
-    /// Candle, on safetensors.
+    /// Candle, on safetensors; what writes text also on GGUF.
     Candle,
     /// ONNX Runtime, or tract where there is no library.
     Onnx,

@@ -51,30 +51,43 @@ pub fn text_need(manifest: &Manifest, folder: &Path, options: &Options) -> Resul
     if options.backend == Backend::Fake {
         return Ok(backend::fake_generator::NEED);
     }
-    let decode = check(manifest, options)?;
+    let (decode, runs) = check(manifest, options)?;
     let checkpoint = Checkpoint::open(folder, manifest)?;
     let described = decode(&read_config(folder, manifest)?, &checkpoint)?.for_sequences_of(manifest.max_tokens);
-    let context = manifest.max_tokens.map_or(described.context, |most| most.min(described.context));
-    let block_bytes = decoder::block_bytes(&described).ok_or_else(|| Error::Backend {
-        backend: "kernels",
+    let need = match runs {
+        Runs::Kernels => decoder::block_bytes(&described).map(|block_bytes| TextNeed {
+            weights_bytes: super::memory_need_bytes(manifest, Backend::Kernels),
+            block_bytes,
+            block_tokens: decoder::BLOCK_TOKENS,
+            context: manifest.max_tokens.map_or(described.context, |most| most.min(described.context)),
+        }),
+        Runs::Candle => backend::candle_text_need(&described, &checkpoint, manifest, options.device),
+    };
+    need.ok_or_else(|| Error::Backend {
+        backend: runs.name(),
         model: manifest.id(),
         detail: "a block of its KV cache is larger than memory can be".into(),
-    })?;
-    let weights_bytes = super::memory_need_bytes(manifest, Backend::Kernels);
-    Ok(TextNeed { weights_bytes, block_bytes, block_tokens: decoder::BLOCK_TOKENS, context })
+    })
 }
 
 /// Loads a model that writes text from files that the cache has verified against the manifest, with a KV cache of at most so many bytes.
 ///
 /// # Errors
-/// See [`Error`]; [`Error::NoBackend`] also where the model does not write text, or is to run elsewhere than on the CPU.
+/// See [`Error`]; [`Error::NoBackend`] also where the model does not write text, or is to run on what has no text here.
 pub fn load_text(manifest: &Manifest, folder: &Path, options: &Options, cache_bytes: u64) -> Result<LoadedText, Error> {
     if options.backend == Backend::Fake {
         return Ok(backend::fake_generator::loaded(cache_bytes));
     }
+    let (_, runs) = check(manifest, options)?;
     let generator = load_generator(manifest, folder, options, cache_bytes)?;
     let language = Arc::new(load_language(manifest, folder)?);
-    Ok(LoadedText { language, generator, choice: "our own ops write text on a CPU".into() })
+    let choice = match (runs, options.backend) {
+        (Runs::Candle, Backend::Candle) => "Candle was asked for",
+        (Runs::Candle, _) => "Candle writes text on a GPU",
+        (Runs::Kernels, Backend::Kernels) => "kernels was asked for",
+        (Runs::Kernels, _) => "our own ops write text on a CPU",
+    };
+    Ok(LoadedText { language, generator, choice: choice.into() })
 }
 
 /// The part of [`load_text`] that takes and gives tokens.
@@ -88,13 +101,35 @@ pub fn load_generator(
     cache_bytes: u64,
 ) -> Result<Box<dyn Generator>, Error> {
     check_files(manifest, folder)?;
-    let decode = check(manifest, options)?;
+    let (decode, runs) = check(manifest, options)?;
     let config = read_config(folder, manifest)?;
-    decoder::load(Source { manifest, folder, config: &config, options }, decode, cache_bytes)
+    let source = Source { manifest, folder, config: &config, options };
+    match runs {
+        Runs::Kernels => decoder::load(source, decode, cache_bytes),
+        Runs::Candle => backend::load_candle_text(source, decode, cache_bytes),
+    }
 }
 
-/// How a model that writes text is described, when a backend of this build can run it as asked.
-pub(super) fn check(manifest: &Manifest, options: &Options) -> Result<Decode, Error> {
+/// What can write text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// Our own ops, on the CPU.
+    Kernels,
+    /// Candle, on any of its devices.
+    Candle,
+}
+
+impl Runs {
+    fn name(self) -> &'static str {
+        match self {
+            Runs::Kernels => "kernels",
+            Runs::Candle => "candle",
+        }
+    }
+}
+
+/// How a model that writes text is described, and what runs it: what was asked for, else our own ops on the CPU and Candle on a GPU.
+pub(super) fn check(manifest: &Manifest, options: &Options) -> Result<(Decode, Runs), Error> {
     let refuse = |why: String| Error::NoBackend { model: manifest.id(), asked: options.backend, why };
     if manifest.task != Task::Generate {
         return Err(refuse(format!("its task is {}, it does not write text", manifest.task.name())));
@@ -102,13 +137,26 @@ pub(super) fn check(manifest: &Manifest, options: &Options) -> Result<Decode, Er
     let name = &manifest.architecture;
     let decode = architecture(name).and_then(|architecture| architecture.decode);
     let decode = decode.ok_or_else(|| refuse(format!("architecture {name:?} is not one that writes text here")))?;
-    if options.device != Device::Cpu || !matches!(options.backend, Backend::Auto | Backend::Kernels) {
+    let runs = match (options.backend, options.device) {
+        (Backend::Auto | Backend::Kernels, Device::Cpu) => Runs::Kernels,
+        (Backend::Auto | Backend::Candle, _) if cfg!(feature = "candle") => Runs::Candle,
+        (Backend::Auto | Backend::Candle, _) => {
+            return Err(refuse("this build has no Candle; use backend kernels".into()));
+        }
+        (Backend::Kernels, device) => {
+            return Err(refuse(format!("it runs on the CPU, not on {device}; use backend auto or candle")));
+        }
+        (Backend::Onnx | Backend::Fake, _) => {
+            return Err(refuse("text is written with backend auto, kernels or candle only".into()));
+        }
+    };
+    if let (Runs::Candle, Some(quantization)) = (runs, manifest.quantization) {
+        let name = quantization.name();
         return Err(refuse(format!(
-            "text is written on the CPU only, with backend auto or kernels; this is {}",
-            options.device
+            "it is to run in {name}, which only our own ops do, on the CPU with backend auto or kernels"
         )));
     }
-    Ok(decode)
+    Ok((decode, runs))
 }
 
 /// What a model that writes text has beside its weights, from files that the cache has verified.

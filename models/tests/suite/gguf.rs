@@ -19,9 +19,13 @@ fn manifest(folder: &Path, architecture: &str) -> Manifest {
 }
 
 fn load(architecture: &str, bytes: &[u8]) -> Result<Box<dyn Generator>, load::Error> {
+    load_on(On::Kernels, architecture, bytes)
+}
+
+fn load_on(on: On, architecture: &str, bytes: &[u8]) -> Result<Box<dyn Generator>, load::Error> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("m.gguf"), bytes).unwrap();
-    load_generator(&manifest(folder.path(), architecture), folder.path(), &options(On::Kernels), CACHE_BYTES)
+    load_generator(&manifest(folder.path(), architecture), folder.path(), &options(on), CACHE_BYTES)
 }
 
 fn architecture(model: &Model) -> &str {
@@ -35,7 +39,9 @@ fn architecture(model: &Model) -> &str {
 fn every_architecture_is_the_reference_from_numbers_as_they_are() {
     for name in NAMES {
         let (model, stored) = Model::read(&data("decoder").join(name));
-        check_engine(name, load(architecture(&model), &model.gguf(|_| stored).bytes()).unwrap());
+        for on in [On::Kernels, On::Candle] {
+            check_engine(name, load_on(on, architecture(&model), &model.gguf(|_| stored).bytes()).unwrap());
+        }
     }
 }
 
@@ -75,10 +81,10 @@ struct Compared {
     continuations: usize,
 }
 
-fn compare(name: &str, stored: impl Fn(&str) -> As + Copy) -> Compared {
+fn compare(on: On, name: &str, stored: impl Fn(&str) -> As + Copy) -> Compared {
     let (small, _) = Model::read(&data("decoder").join(name));
     let model = Model::larger(&small, 7);
-    let mut file = load(architecture(&model), &model.gguf(stored).bytes()).unwrap();
+    let mut file = load_on(on, architecture(&model), &model.gguf(stored).bytes()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     model.rounded(stored).write(folder.path());
     let listed = decoders::manifest(folder.path());
@@ -87,7 +93,7 @@ fn compare(name: &str, stored: impl Fn(&str) -> As + Copy) -> Compared {
     let mut compared = Compared::default();
     for first in 0..PROMPTS {
         let prompt: Vec<u32> = (0..1 + first).map(|at| 10 + (first * 31 + at * 17) % 270).collect();
-        // In one step and token by token: the same to the last bit.
+        // In one step and token by token: the same.
         let mut one_by_one = Text::new(&*file, &prompt, 1);
         let mut last = vec![];
         prompt.iter().for_each(|_| last = step(&mut *file, &[one_by_one.part(1)]).remove(0));
@@ -99,7 +105,10 @@ fn compare(name: &str, stored: impl Fn(&str) -> As + Copy) -> Compared {
             let by_file = step(&mut *file, &[found.part(count)]).remove(0);
             let by_reference = step(&mut *reference, &[wanted.part(count)]).remove(0);
             if written == 0 {
-                assert_eq!(by_file, last, "{name}");
+                // On Candle, products of more rows are summed in another order, and what they are rounded to then differs.
+                let off = by_file.iter().zip(&last).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let most = if on == On::Kernels { 0.0 } else { ROUNDING * largest(&last) };
+                assert!(off <= most, "{name} on {on:?}: off by {off} in one step");
             }
             let off = by_file.iter().zip(&by_reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             compared.worst = compared.worst.max(off / largest(&by_reference));
@@ -119,10 +128,10 @@ fn compare(name: &str, stored: impl Fn(&str) -> As + Copy) -> Compared {
 }
 
 /// Says what was found, and checks it.
-fn check_equal(name: &str, in_what: &str, stored: impl Fn(&str) -> As + Copy) {
-    let Compared { worst, tokens, continuations } = compare(name, stored);
+fn check_equal(on: On, name: &str, in_what: &str, stored: impl Fn(&str) -> As + Copy) {
+    let Compared { worst, tokens, continuations } = compare(on, name, stored);
     println!(
-        "{name} in {in_what}: logits are off by {worst:.4} of the largest at most; {tokens} clear tokens and {continuations} \
+        "{name} in {in_what} on {on:?}: logits are off by {worst:.4} of the largest at most; {tokens} clear tokens and {continuations} \
          continuations of such are equal"
     );
     assert!(worst < ROUNDING && tokens > 20, "{name} {in_what}: {worst}, {tokens}");
@@ -132,7 +141,8 @@ fn check_equal(name: &str, in_what: &str, stored: impl Fn(&str) -> As + Copy) {
 fn every_architecture_is_its_dequantised_self_in_every_type_of_block() {
     for name in LARGER {
         for blocks in Blocks::ALL {
-            check_equal(name, &format!("{blocks:?}"), |_| As::Blocks(*blocks));
+            check_equal(On::Kernels, name, &format!("{blocks:?}"), |_| As::Blocks(*blocks));
+            check_equal(On::Candle, name, &format!("{blocks:?}"), |_| As::Blocks(*blocks));
         }
     }
 }
@@ -152,7 +162,8 @@ fn types_may_differ_from_tensor_to_tensor() {
         _ => As::Blocks(Blocks::Q4_K),
     };
     for name in ["llama-3", "qwen2", "phi3"] {
-        check_equal(name, "several types", mixed);
+        check_equal(On::Kernels, name, "several types", mixed);
+        check_equal(On::Candle, name, "several types", mixed);
     }
 }
 

@@ -6,7 +6,11 @@ use super::{Finding, Tree, source};
 /// The room whose whole purpose needs it.
 const ROOM: &str = "kernels/";
 /// The files of `models` that do: a mapped file, and the launches of CUDA code, whose arguments nobody can check.
-const FILES: &[&str] = &["models/src/load/mmap.rs", "models/src/backend/candle/encoder/ops_cuda.rs"];
+const FILES: &[&str] = &[
+    "models/src/load/mmap.rs",
+    "models/src/backend/candle/ops_cuda.rs",
+    "models/src/backend/candle/decoder/ops_cuda.rs",
+];
 /// A crate that forbids it everywhere says so in its root.
 const FORBID: &str = "#![forbid(unsafe_code)]";
 

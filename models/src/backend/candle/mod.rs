@@ -1,11 +1,20 @@
-//! Engine on Candle: token sequences are packed side by side, tensor rows are joined; one output per item comes back. Any
-//! architecture that describes itself as an encoder runs here, and those that are made of Candle's tensors themselves.
+//! Engines on Candle: token sequences are packed side by side, tensor rows are joined; one output per item comes back. Any
+//! architecture that describes itself as an encoder runs here, and those that are made of Candle's tensors themselves; `decoder/` writes
+//! text with any that describes itself as one.
 //!
 //! Candle itself splits matrix products by the number of physical cores, but every piece runs on the pool that the
 //! engine installs, so no batch uses more threads than [`Options::threads`](crate::load::Options::threads). Engines
 //! that ask for the same number share one pool for the life of the process.
 
+mod decoder;
 mod encoder;
+mod ops;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "a launch is a promise about its arguments; see the SAFETY notes")]
+mod ops_cuda;
+mod ops_plain;
+
+pub(crate) use decoder::{load as load_text, need as text_need};
 
 #[cfg(feature = "cuda")]
 pub(crate) use encoder::try_device;
@@ -79,11 +88,7 @@ fn elements(shape: &[usize]) -> u64 {
 
 fn info(model: &Model, source: Source<'_>, weights_bytes: u64, dtype: candle::DType) -> Info {
     let device = source.options.device;
-    let provider = match device {
-        Device::Cpu => "candle-cpu".to_string(),
-        Device::Cuda(_) => "candle-cuda".to_string(),
-        Device::Metal(_) => "candle-metal".to_string(),
-    };
+    let provider = provider(device).to_string();
     let class = match device {
         Device::Cpu => format!("{provider}-{}-{}", dtype.as_str(), super::cpu_class()),
         Device::Cuda(_) | Device::Metal(_) => format!("{provider}-{}", dtype.as_str()),
@@ -119,7 +124,17 @@ fn info(model: &Model, source: Source<'_>, weights_bytes: u64, dtype: candle::DT
     info
 }
 
-/// CPUs have no fast half-precision arithmetic, so they compute in f32; GPUs compute as the weights are stored.
+/// What executes on a device.
+fn provider(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "candle-cpu",
+        Device::Cuda(_) => "candle-cuda",
+        Device::Metal(_) => "candle-metal",
+    }
+}
+
+/// CPUs have no fast half-precision arithmetic, so they compute in f32; GPUs compute as the weights are stored, and beside blocks of few
+/// bits in f32.
 fn compute_type(device: Device, precision: &str) -> candle::DType {
     match (device, precision) {
         (Device::Cuda(_) | Device::Metal(_), "f16") => candle::DType::F16,
@@ -153,7 +168,8 @@ impl Engine for Candle {
             Model::Encoder(encoder) => {
                 let bounds = &encoder.description.bounds;
                 let sequences = items.iter().map(|item| check_tokens(bounds, item)).collect::<Result<Vec<_>, _>>()?;
-                let vectors = self.pool.install(|| encoder.run(&sequences)).map_err(|e| self.failed(&e))?;
+                let vectors =
+                    self.pool.install(|| encoder.run(&sequences)).map_err(|e| failed(self.info.device, &e))?;
                 Ok(vectors.into_iter().map(Output::Vector).collect())
             }
             Model::Rows(rows) => {
@@ -195,7 +211,7 @@ impl Candle {
             let out = model.forward(&candle::Tensor::from_vec(values, shape, &self.device)?)?;
             Ok((out.dims().to_vec(), out.flatten_all()?.to_vec1()?))
         };
-        let (shape, values) = run().map_err(|e| self.failed(&e))?;
+        let (shape, values) = run().map_err(|e| failed(self.info.device, &e))?;
         let row_len: usize = shape[1..].iter().product();
         let mut rest = values.as_slice();
         let mut outputs = Vec::with_capacity(counts.len());
@@ -208,20 +224,20 @@ impl Candle {
         }
         Ok(outputs)
     }
+}
 
-    fn failed(&self, error: &candle::Error) -> Error {
-        let (device, detail) = (self.info.device, error.to_string());
-        let words = detail.to_ascii_lowercase();
-        // What Candle itself refuses, such as shapes that do not fit, says nothing of the device.
-        let is_drivers =
-            ["drivererror", "cuda_error", "cublas", "curand", "metal"].iter().any(|word| words.contains(word));
-        match device {
-            _ if words.contains("out of memory") || words.contains("out_of_memory") => {
-                Error::OutOfMemory { device, detail }
-            }
-            Device::Cuda(_) | Device::Metal(_) if is_drivers => Error::Device { device, detail },
-            Device::Cpu | Device::Cuda(_) | Device::Metal(_) => Error::Backend { backend: "candle", detail },
+/// What a failure means to whoever drives the device.
+fn failed(device: Device, error: &candle::Error) -> Error {
+    let detail = error.to_string();
+    let words = detail.to_ascii_lowercase();
+    // What Candle itself refuses, such as shapes that do not fit, says nothing of the device.
+    let is_drivers = ["drivererror", "cuda_error", "cublas", "curand", "metal"].iter().any(|word| words.contains(word));
+    match device {
+        _ if words.contains("out of memory") || words.contains("out_of_memory") => {
+            Error::OutOfMemory { device, detail }
         }
+        Device::Cuda(_) | Device::Metal(_) if is_drivers => Error::Device { device, detail },
+        Device::Cpu | Device::Cuda(_) | Device::Metal(_) => Error::Backend { backend: "candle", detail },
     }
 }
 

@@ -1,11 +1,6 @@
 //! An encoder on Candle's tensors: token sequences come in, packed side by side they go through the ops, one vector each goes out.
 //! Any architecture that describes itself runs here, on any device of Candle's. Never padding, never a mask.
 
-mod ops;
-#[cfg(feature = "cuda")]
-#[expect(unsafe_code, reason = "a launch is a promise about its arguments; see the SAFETY notes")]
-mod ops_cuda;
-mod ops_plain;
 #[cfg(test)]
 mod tests;
 #[cfg(any(feature = "cuda", test))]
@@ -14,6 +9,7 @@ mod trial;
 #[cfg(feature = "cuda")]
 pub(crate) use trial::try_device;
 
+use super::ops;
 use crate::arch::Weights;
 use crate::arch::encoder::{self, Activation, Layer, NormKind, Slice};
 use crate::backend::cpu::weights::load_bias;
@@ -38,11 +34,11 @@ struct Dense {
 
 /// A normalisation over the last dimension.
 pub(super) struct Norm {
-    kind: NormKind,
-    weight: Tensor,
+    pub(super) kind: NormKind,
+    pub(super) weight: Tensor,
     /// Zeros where the checkpoint has none.
-    bias: Tensor,
-    epsilon: f32,
+    pub(super) bias: Tensor,
+    pub(super) epsilon: f32,
 }
 
 /// One layer, see [`Layer`].
@@ -60,29 +56,40 @@ struct LayerWeights {
 }
 
 /// Angles of rotary positions, here and on the device.
-struct Angles {
-    table: Table,
+pub(super) struct Angles {
+    pub(super) table: Table,
     /// `[positions, d / 2]`
-    cos: Tensor,
+    pub(super) cos: Tensor,
     /// `[positions, d / 2]`
-    sin: Tensor,
+    pub(super) sin: Tensor,
+}
+
+impl Angles {
+    /// For so many positions.
+    pub(super) fn new(rotary: &encoder::Rotary, positions: usize, device: &Device) -> std::result::Result<Self, Error> {
+        let table = rotary.table(positions);
+        let shape = (positions, rotary.frequencies.len());
+        let on_device =
+            |values: &[f32]| Tensor::from_slice(values, shape, device).map_err(|e| failed("a table of angles", &e));
+        Ok(Self { cos: on_device(table.cos())?, sin: on_device(table.sin())?, table })
+    }
 }
 
 /// Biases of scores, here and on the device.
-struct Biases {
-    relative: Relative,
+pub(super) struct Biases {
+    pub(super) relative: Relative,
     /// `[heads, 2 · span + 1]`
-    table: Tensor,
+    pub(super) table: Tensor,
 }
 
 /// Where a batch's sequences begin and which position each token has, here and on the device.
-struct Places {
-    packed: Packed,
+pub(super) struct Places {
+    pub(super) packed: Packed,
     /// `[sequences + 1]`
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only GPUs read it there"))]
-    cu_seqlens: Tensor,
+    pub(super) cu_seqlens: Tensor,
     /// `[t]`
-    positions: Tensor,
+    pub(super) positions: Tensor,
 }
 
 /// An encoder with its weights on a device.
@@ -132,11 +139,7 @@ impl Encoder {
         let on_device = |values: &[f32], shape: (usize, usize)| {
             Tensor::from_slice(values, shape, device).map_err(|e| failed("a table of the model", &e))
         };
-        let angles = |rotary: &encoder::Rotary| -> std::result::Result<Angles, Error> {
-            let table = rotary.table(tokens_max);
-            let shape = (tokens_max, rotary.frequencies.len());
-            Ok(Angles { cos: on_device(table.cos(), shape)?, sin: on_device(table.sin(), shape)?, table })
-        };
+        let angles = |rotary: &encoder::Rotary| Angles::new(rotary, tokens_max, device);
         let step = |step: &encoder::Step| -> std::result::Result<(Dense, Activation, Option<Norm>), Error> {
             Ok((dense(&step.dense, &exact)?, step.activation, optional_norm(step.norm.as_ref(), &exact)?))
         };
@@ -274,7 +277,7 @@ fn normalised_heads(x: &Tensor, parts: &[(usize, Option<&Norm>)], dim: usize) ->
     Tensor::cat(&done, 1)
 }
 
-fn failed(name: &str, error: &candle_core::Error) -> Error {
+pub(super) fn failed(name: &str, error: &candle_core::Error) -> Error {
     Error::Tensor { name: name.into(), detail: error.to_string() }
 }
 

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::arch::encoder::{Heads, Reach};
+use crate::backend::candle::ops_plain;
 use kernels::pool::Kind;
 
 /// Where the ops run.
@@ -77,7 +78,7 @@ fn positions_agree() {
         let on_device = |values: &[f32]| Tensor::from_slice(values, (64, 4), device).unwrap();
         let angles = Angles { cos: on_device(table.cos()), sin: on_device(table.sin()), table };
         let x = values(device, 1, 46, 40);
-        let plain = ops_plain::rotary(&x, 24, &places, &angles).unwrap();
+        let plain = ops_plain::rotary(&x, 24, &places.positions, &angles).unwrap();
         let turned = ops::rotary(x.copy().unwrap(), 24, &places, &angles).unwrap();
         close(&turned, &plain, 1e-6);
         close(&turned.narrow(1, 24, 16).unwrap(), &x.narrow(1, 24, 16).unwrap(), 0.0);

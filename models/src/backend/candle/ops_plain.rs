@@ -1,7 +1,8 @@
 //! The ops in Candle's own steps, for devices and types that the fused forms are not written for (Metal, half precision on the
 //! CPU). Tensors come in and go out. Not fast: a sequence at a time, with whole matrices of scores.
 
-use super::{Angles, Biases, Norm, Places, ops};
+use super::encoder::{Angles, Biases, Norm, Places};
+use super::ops;
 use crate::arch::encoder::{Activation, Heads, NormKind, Reach};
 use candle_core::{D, DType, IndexOp, Result, Tensor};
 use kernels::pool::Kind;
@@ -22,10 +23,10 @@ pub(super) fn glu(x: &Tensor, activation: Activation) -> Result<Tensor> {
 }
 
 /// See [`ops::rotary`].
-pub(super) fn rotary(x: &Tensor, width: usize, places: &Places, angles: &Angles) -> Result<Tensor> {
+pub(super) fn rotary(x: &Tensor, width: usize, positions: &Tensor, angles: &Angles) -> Result<Tensor> {
     let (rows, stride) = x.dims2()?;
     let half = angles.cos.dim(1)?;
-    let of_tokens = |table: &Tensor| table.index_select(&places.positions, 0)?.unsqueeze(1);
+    let of_tokens = |table: &Tensor| table.index_select(positions, 0)?.unsqueeze(1);
     let (cos, sin) = (of_tokens(&angles.cos)?, of_tokens(&angles.sin)?);
     let heads = x.narrow(1, 0, width)?.to_dtype(DType::F32)?.reshape((rows, width / (2 * half), 2 * half))?;
     let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);

@@ -1,7 +1,8 @@
 //! The ops of `kernels` as ops of Candle's: tensors come in and go out. On the CPU in f32 they run the vector code, on CUDA in f32,
 //! f16 and bf16 the CUDA code; anything else runs Candle's own steps, see [`super::ops_plain`]. All give the same up to rounding.
 
-use super::{Angles, Biases, Norm, Places, ops_plain};
+use super::encoder::{Angles, Biases, Norm, Places};
+use super::ops_plain;
 use crate::arch::encoder::{Activation, Heads, NormKind, Reach};
 use candle_core::{CpuStorage, CustomOp1, D, DType, Error, InplaceOp1, Layout, Result, Shape, Storage, Tensor};
 use kernels::attention::{self as packed_attention, Rows, attention_part};
@@ -11,7 +12,7 @@ use kernels::{glu as gated, layer_norm, rms_norm, rotary as turn};
 use rayon::prelude::*;
 
 /// Rows that one thread takes at a time: some tens of kilobytes, which is worth handing over and fits its cache.
-const ROWS_PER_TASK: usize = 32;
+pub(super) const ROWS_PER_TASK: usize = 32;
 
 /// Whether the fused form takes it.
 pub(super) fn is_fused(x: &Tensor) -> bool {
@@ -71,7 +72,7 @@ pub(super) fn glu(x: &Tensor, activation: Activation) -> Result<Tensor> {
 /// `x`: `[t, stride]`, contiguous and of no other use: its memory is the result's.
 pub(super) fn rotary(x: Tensor, width: usize, places: &Places, angles: &Angles) -> Result<Tensor> {
     if !is_fused(&x) {
-        return ops_plain::rotary(&x, width, places, angles);
+        return ops_plain::rotary(&x, width, &places.positions, angles);
     }
     x.inplace_op1(&RotaryOp { width, stride: x.dim(D::Minus1)?, places, angles })?;
     Ok(x)
@@ -129,21 +130,22 @@ pub(super) trait Op {
 
 /// [`Op::cuda`] by a function of `ops_cuda`; nothing in a build without CUDA.
 macro_rules! on_cuda {
-    ($function:ident) => {
+    ($function:path) => {
         #[cfg(feature = "cuda")]
-        fn cuda<T: super::ops_cuda::Element>(
+        fn cuda<T: crate::backend::candle::ops_cuda::Element>(
             &self,
-            x: &super::ops_cuda::View<'_, T>,
+            x: &crate::backend::candle::ops_cuda::View<'_, T>,
             width: usize,
-            out: super::ops_cuda::Out<'_>,
+            out: crate::backend::candle::ops_cuda::Out<'_>,
         ) -> Result<candle_core::CudaStorage> {
-            super::ops_cuda::$function(self, x, width, out)
+            $function(self, x, width, out)
         }
     };
 }
+pub(super) use on_cuda;
 
 /// An [`Op`] as Candle knows ops.
-struct Fused<O>(O);
+pub(super) struct Fused<O>(pub(super) O);
 
 impl<O: Op> CustomOp1 for Fused<O> {
     fn name(&self) -> &'static str {
@@ -171,7 +173,7 @@ impl<O: Op> CustomOp1 for Fused<O> {
 }
 
 /// A contiguous f32 tensor's values.
-fn slice_of<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
+pub(super) fn slice_of<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
         _ => Err(Error::Msg(format!("{op}: the input has to be contiguous f32"))),
@@ -179,7 +181,10 @@ fn slice_of<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> R
 }
 
 /// Lends the values of contiguous f32 tensors on the CPU.
-fn with_slices<R, const N: usize>(tensors: [&Tensor; N], run: impl FnOnce([&[f32]; N]) -> Result<R>) -> Result<R> {
+pub(super) fn with_slices<R, const N: usize>(
+    tensors: [&Tensor; N],
+    run: impl FnOnce([&[f32]; N]) -> Result<R>,
+) -> Result<R> {
     let guards = tensors.map(Tensor::storage_and_layout);
     let mut slices = [&[][..]; N];
     for ((storage, layout), slice) in guards.iter().zip(&mut slices) {
@@ -226,7 +231,7 @@ impl Op for NormOp<'_> {
         })
     }
 
-    on_cuda!(norm);
+    on_cuda!(super::ops_cuda::norm);
 }
 
 /// See [`glu`].
@@ -247,7 +252,7 @@ impl Op for GluOp {
         parts.try_for_each(|(out, x)| gated::glu(x, half, self.activation, out).map_err(Error::wrap))
     }
 
-    on_cuda!(glu);
+    on_cuda!(super::ops_cuda::glu);
 }
 
 /// See [`attention`].
@@ -299,7 +304,7 @@ impl Op for AttentionOp<'_> {
         })
     }
 
-    on_cuda!(attention);
+    on_cuda!(super::ops_cuda::attention);
 }
 
 /// See [`pool`].
@@ -321,7 +326,7 @@ impl Op for PoolOp<'_> {
         pool::pool(x, &params, out).map_err(Error::wrap)
     }
 
-    on_cuda!(pool);
+    on_cuda!(super::ops_cuda::pool);
 }
 
 /// See [`gelu`].
@@ -379,7 +384,11 @@ impl InplaceOp1 for RotaryOp<'_> {
     }
 }
 
-fn slice_of_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a mut [f32]> {
+pub(super) fn slice_of_mut<'a>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+    op: &'static str,
+) -> Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
         _ => Err(Error::Msg(format!("{op}: the input has to be contiguous f32"))),

@@ -8,7 +8,6 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr,
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{CudaStorage, DType, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
-use kernels::launch::cuda::MODULES;
 use kernels::pool::Kind;
 
 /// Blocks in a grid's second dimension at most.
@@ -38,18 +37,18 @@ pub(super) type View<'a, T> = CudaView<'a, T>;
 /// What an op makes: `[rows, width]` on this device.
 #[derive(Clone, Copy)]
 pub(super) struct Out<'a> {
-    device: &'a CudaDevice,
-    rows: usize,
-    width: usize,
+    pub(super) device: &'a CudaDevice,
+    pub(super) rows: usize,
+    pub(super) width: usize,
 }
 
 impl Out<'_> {
-    fn memory<T: DeviceRepr>(&self) -> Result<CudaSlice<T>> {
+    pub(super) fn memory<T: DeviceRepr>(&self) -> Result<CudaSlice<T>> {
         // SAFETY: whoever asks launches a function that writes every element, before anybody reads one.
         unsafe { self.device.alloc::<T>(self.rows * self.width) }
     }
 
-    fn storage<T: Element>(&self, memory: CudaSlice<T>) -> CudaStorage {
+    pub(super) fn storage<T: Element>(&self, memory: CudaSlice<T>) -> CudaStorage {
         CudaStorage::wrap_cuda_slice(memory, self.device.clone())
     }
 }
@@ -71,11 +70,11 @@ pub(super) fn run<O: Op>(
     }
 }
 
-fn view_of<'a, T: Element>(storage: &'a CudaStorage, layout: &Layout) -> Result<CudaView<'a, T>> {
+pub(super) fn view_of<'a, T: Element>(storage: &'a CudaStorage, layout: &Layout) -> Result<CudaView<'a, T>> {
     slice_of(storage.as_cuda_slice::<T>()?, layout)
 }
 
-fn slice_of<'a, T>(slice: &'a CudaSlice<T>, layout: &Layout) -> Result<CudaView<'a, T>> {
+pub(super) fn slice_of<'a, T>(slice: &'a CudaSlice<T>, layout: &Layout) -> Result<CudaView<'a, T>> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(slice.slice(start..end)),
         None => candle_core::bail!("an operand of CUDA code has to be contiguous"),
@@ -83,7 +82,10 @@ fn slice_of<'a, T>(slice: &'a CudaSlice<T>, layout: &Layout) -> Result<CudaView<
 }
 
 /// Lends a tensor's memory.
-fn with_view<T: CudaDType, R>(tensor: &Tensor, run: impl FnOnce(&CudaView<'_, T>) -> Result<R>) -> Result<R> {
+pub(super) fn with_view<T: CudaDType, R>(
+    tensor: &Tensor,
+    run: impl FnOnce(&CudaView<'_, T>) -> Result<R>,
+) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else { candle_core::bail!("an operand is not on the CUDA device") };
     run(&slice_of(storage.as_cuda_slice::<T>()?, layout)?)
@@ -98,16 +100,18 @@ macro_rules! optional {
         }
     };
 }
+pub(super) use optional;
 
 /// A function of an op's module, which is loaded at its first use.
 macro_rules! function {
     ($device:expr, $op:literal, $($name:tt)+) => {{
-        let module = MODULES.iter().find(|module| module.op == $op).expect("the list has every op with CUDA code");
+        let module = kernels::launch::cuda::MODULES.iter().find(|module| module.op == $op).expect("the list has every op with CUDA code");
         $device.get_or_load_custom_func(&format!($($name)+), concat!("neurogrid_", $op), module.ptx)?
     }};
 }
+pub(super) use function;
 
-fn count(number: usize) -> Result<u32> {
+pub(super) fn count(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(candle_core::Error::wrap)
 }
 
@@ -241,6 +245,7 @@ macro_rules! with_type {
         }
     };
 }
+pub(super) use with_type;
 
 /// See [`super::ops::gelu`].
 pub(super) fn gelu(op: &GeluOp<'_>, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
