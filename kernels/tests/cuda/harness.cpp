@@ -112,12 +112,12 @@ template <typename T, auto kernel, auto merge, unsigned together> static void de
     std::vector<float> parts((size_t)of.count * of.heads * splits * (2 + of.d), 7.0f);
     const unsigned group = of.heads / of.kv_heads, tiles = (group + together - 1) / together;
     run_grid({splits, of.kv_heads * tiles, of.count}, {32, 4, 1}, [&] {
-        kernel(q.data(), of.keys.data(), of.values.data(), of.tables.data(), of.lengths.data(), of.out.data(),
+        LAUNCH(kernel)(q.data(), of.keys.data(), of.values.data(), of.tables.data(), of.lengths.data(), of.out.data(),
                splits > 1 ? parts.data() : nullptr, stride, of.heads, of.kv_heads, of.d, of.entries, scalar, of.softcap, of.window);
     });
     if (splits > 1) {
         run_grid({(of.heads + 3) / 4, of.count, 1}, {32, 4, 1},
-                 [&] { merge(parts.data(), of.lengths.data(), of.out.data(), of.heads, of.d, splits, of.window); });
+                 [&] { LAUNCH(merge)(parts.data(), of.lengths.data(), of.out.data(), of.heads, of.d, splits, of.window); });
     }
     write(of.out);
 }
@@ -125,7 +125,7 @@ template <typename T, auto kernel, auto merge, unsigned together> static void de
 template <typename T, auto kernel, unsigned warps> static void prefill() {
     Paged<T> of;
     run_grid({(of.most + 16 * warps - 1) / (16 * warps), of.heads, of.count}, {32, warps, 1}, [&] {
-        kernel(of.q.data(), of.keys.data(), of.values.data(), of.cu_queries.data(), of.tables.data(), of.lengths.data(),
+        LAUNCH(kernel)(of.q.data(), of.keys.data(), of.values.data(), of.cu_queries.data(), of.tables.data(), of.lengths.data(),
                of.out.data(), of.heads * of.d, of.heads, of.kv_heads, of.d, of.entries, scalar, of.softcap, of.window);
     });
     write(of.out);
@@ -133,7 +133,7 @@ template <typename T, auto kernel, unsigned warps> static void prefill() {
 
 // What runs bf16 below compute capability 8.0.
 template <int D, int WARPS>
-static void plain_bf16_prefill(const __nv_bfloat16 *q, const __nv_bfloat16 *keys, const __nv_bfloat16 *values,
+static __global__ void plain_bf16_prefill(const __nv_bfloat16 *q, const __nv_bfloat16 *keys, const __nv_bfloat16 *values,
                                const unsigned *cu_queries, const unsigned *tables, const unsigned *lengths,
                                __nv_bfloat16 *out, unsigned q_stride, unsigned heads, unsigned kv_heads, unsigned head_dim,
                                unsigned table_stride, float scale, float softcap, unsigned window) {
@@ -154,7 +154,7 @@ template <typename T, auto kernel> static void keep() {
     const auto norms = read<T>(numbers[5] ? 2 * d : 0);
     std::vector<T> queries((size_t)tokens * heads * d, T(7.0f)), keys((size_t)numbers[3] * kv_heads * d, T(7.0f)), values = keys;
     run_grid({tokens, (all + 3) / 4, 1}, {32, 4, 1}, [&] {
-        kernel(qkv.data(), queries.data(), keys.data(), values.data(), positions.data(), slots.data(), cos.data(), sin.data(),
+        LAUNCH(kernel)(qkv.data(), queries.data(), keys.data(), values.data(), positions.data(), slots.data(), cos.data(), sin.data(),
                numbers[5] ? norms.data() : nullptr, numbers[5] ? norms.data() + d : nullptr, scalar, scalar, heads, kv_heads,
                half);
     });
@@ -257,7 +257,7 @@ static void sample() {
     std::vector<unsigned> counts(2 * CELLS, 7);
     Choice choices[2] = {{7, 7}, {7, 7}};
     run_grid({2, 1, 1}, {512, 1, 1}, [&] {
-        sample_f32(logits.data(), requests, words > 0 ? allowed.data() : nullptr, bias_tokens.data(), biases.data(), seen_tokens.data(),
+        LAUNCH(sample_f32)(logits.data(), requests, words > 0 ? allowed.data() : nullptr, bias_tokens.data(), biases.data(), seen_tokens.data(),
                    seen_counts.data(), cells.data(), counts.data(), choices, tokens);
     });
     write(std::vector<unsigned>{choices[0].token, choices[0].state, choices[1].token, choices[1].state});

@@ -137,12 +137,16 @@ fn check_equal(on: On, name: &str, in_what: &str, stored: impl Fn(&str) -> As + 
     assert!(worst < ROUNDING && tokens > 20, "{name} {in_what}: {worst}, {tokens}");
 }
 
+/// In three types for each architecture, so that every type is there with several: all of all would take minutes.
 #[test]
-fn every_architecture_is_its_dequantised_self_in_every_type_of_block() {
-    for name in LARGER {
-        for blocks in Blocks::ALL {
-            check_equal(On::Kernels, name, &format!("{blocks:?}"), |_| As::Blocks(*blocks));
-            check_equal(On::Candle, name, &format!("{blocks:?}"), |_| As::Blocks(*blocks));
+fn every_architecture_is_its_dequantised_self_and_so_is_every_type_of_block() {
+    for (at, name) in LARGER.iter().enumerate() {
+        for blocks in (0..3).map(|other| Blocks::ALL[(at + 3 * other) % Blocks::ALL.len()]) {
+            check_equal(On::Kernels, name, &format!("{blocks:?}"), |_| As::Blocks(blocks));
+            // Candle has no products with these.
+            if blocks != Blocks::IQ4_NL {
+                check_equal(On::Candle, name, &format!("{blocks:?}"), |_| As::Blocks(blocks));
+            }
         }
     }
 }

@@ -83,12 +83,13 @@ impl Inner {
     /// Loads a model on the device that suits it.
     pub(super) async fn load(self: &Arc<Self>, cached: Arc<CachedModel>) -> Result<(), Error> {
         let id = cached.manifest.id();
-        let need = {
-            let (inner, cached) = (Arc::clone(self), Arc::clone(&cached));
-            let counted = tokio::task::spawn_blocking(move || inner.need(&cached)).await;
-            counted.unwrap_or_else(|_| Err(Error::Internal(format!("counting what {id} needs crashed"))))?
-        };
+        let meant = self.options.devices.force.unwrap_or_else(|| self.likely_device());
+        let mut need = self.count_need(&cached, meant).await?;
         let choice = placement::place(&id, need.least_bytes(), self.options.devices.force, &self.candidates())?;
+        let device = self.seats[choice.index].device;
+        if std::mem::discriminant(&device) != std::mem::discriminant(&meant) {
+            need = self.count_need(&cached, device).await?;
+        }
         let _one_at_a_time = self.seats[choice.index].loading.lock().await;
         if self.residents.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id) {
             return Ok(());
@@ -106,16 +107,27 @@ impl Inner {
         self.seats.iter().map(of_seat).collect()
     }
 
-    /// What a model needs of a device, before it is loaded.
-    fn need(&self, cached: &CachedModel) -> Result<Need, Error> {
+    /// The device that models come to as long as there is room.
+    fn likely_device(&self) -> Device {
+        let gpu = self.seats.iter().map(|seat| seat.device).find(|device| *device != Device::Cpu);
+        gpu.unwrap_or(Device::Cpu)
+    }
+
+    async fn count_need(self: &Arc<Self>, cached: &Arc<CachedModel>, device: Device) -> Result<Need, Error> {
+        let (inner, of) = (Arc::clone(self), Arc::clone(cached));
+        let counted = tokio::task::spawn_blocking(move || inner.need(&of, device)).await;
+        let crashed = || Error::Internal(format!("counting what {} needs crashed", cached.manifest.id()));
+        counted.unwrap_or_else(|_| Err(crashed()))
+    }
+
+    /// What a model needs of a kind of device, before it is loaded.
+    fn need(&self, cached: &CachedModel, device: Device) -> Result<Need, Error> {
         let (manifest, compute) = (&cached.manifest, &self.options.compute);
         if manifest.task != Task::Generate {
             return Ok(Need::Answers(models::load::memory_need_bytes(manifest, compute.backend)));
         }
-        // The same on every device that can run it.
-        let options = self.load_options(Device::Cpu);
-        let need = models::load::text_need(manifest, &cached.folder, &options);
-        let refuse = |error| Error::Load { model: manifest.id(), device: Device::Cpu, error: Arc::new(error) };
+        let need = models::load::text_need(manifest, &cached.folder, &self.load_options(device));
+        let refuse = |error| Error::Load { model: manifest.id(), device, error: Arc::new(error) };
         need.map(Need::Writes).map_err(refuse)
     }
 

@@ -209,7 +209,9 @@ impl Loader<'_> {
             return Ok(Matrix::Plain(if is_transposed { transposed().map_err(wrong)? } else { plain }));
         };
         let Some(stored_as) = type_of(blocks) else {
-            let detail = format!("is stored as {blocks:?}, which Candle has no products with; use the backend kernels, or another file");
+            let detail = format!(
+                "is stored as {blocks:?}, which Candle has no products with; use the backend kernels, or another file"
+            );
             return Err(Error::Tensor { name: slices[0].name.clone(), detail });
         };
         let mut rows = Vec::new();
