@@ -190,14 +190,19 @@ class LlamaCpp:
             self.decode([token])
 
 
-def add_tokenizer(writer: "gguf.GGUFWriter", vocabulary: int) -> None:
-    """A byte-level tokenizer of bytes, of one pair that is merged and of tokens that no text has; a template of the plainest kind."""
+def words(count: int) -> list[str]:
+    """So many tokens as byte-level tokenizers write them: every byte, one pair that is merged, and tokens that no text has."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     letters = {byte: chr(byte) for byte in plain} | {byte: chr(256 + at) for at, byte in enumerate(others)}
+    return [letters[byte] for byte in range(256)] + ["ee"] + [f"token{at}" for at in range(257, count)]
+
+
+def add_tokenizer(writer: "gguf.GGUFWriter", vocabulary: int) -> None:
+    """A tokenizer of these words, and a template of the plainest kind."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([letters[byte] for byte in range(256)] + ["ee"] + [f"token{at}" for at in range(257, vocabulary)])
+    writer.add_token_list(words(vocabulary))
     writer.add_token_types([1] * vocabulary)
     writer.add_token_merges(["e e"])
     writer.add_add_bos_token(False)

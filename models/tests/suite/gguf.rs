@@ -184,8 +184,11 @@ fn check_refused(file: &File, words: &str) {
     assert!(error.contains(words), "{error} does not say {words:?}");
 }
 
+/// Files by their names.
+type Parts = Vec<(String, File)>;
+
 /// The parts of a file as `gguf-split` makes them, by their names: the first has the metadata.
-fn in_parts(file: &File, count: usize) -> Vec<(String, File)> {
+fn in_parts(file: &File, count: usize) -> Parts {
     let part = |index: usize| {
         let tensors = file.tensors.iter().skip(index).step_by(count).cloned().collect();
         let mut part = File { values: if index == 0 { file.values.clone() } else { vec![] }, tensors };
@@ -225,7 +228,7 @@ fn a_file_in_parts_is_the_file() {
 
 #[test]
 fn parts_that_are_missing_twice_or_another_models_are_refused_and_named() {
-    let refused = |change: &dyn Fn(&mut Vec<(String, File)>), words: &[&str]| {
+    let refused = |change: &dyn Fn(&mut Parts), words: &[&str]| {
         let mut parts = in_parts(&good(), 3);
         change(&mut parts);
         let error = load_parts(&parts).err().unwrap_or_else(|| panic!("{words:?}: it was loaded")).to_string();
@@ -239,7 +242,7 @@ fn parts_that_are_missing_twice_or_another_models_are_refused_and_named() {
     refused(&|parts| _ = parts[1].1.set("split.count", Meta::U32(4)), &["m-00002-of-00003.gguf", "one of 4 parts"]);
     refused(&|parts| _ = parts[1].1.set("split.no", Meta::text("1")), &["m-00002-of-00003.gguf", "split.no"]);
     refused(&|parts| drop(parts[1].1.tensors.pop()), &["m-00001-of-00003.gguf", "split.tensors.count"]);
-    let twice = |parts: &mut Vec<(String, File)>| {
+    let twice = |parts: &mut Parts| {
         let tensor = parts[0].1.tensors[0].clone();
         parts[2].1.tensors.push(tensor);
     };
