@@ -134,8 +134,8 @@ pub(crate) struct Serving {
     /// Which backend runs the models.
     #[arg(long, value_name = "BACKEND", env = "NEUROGRID_BACKEND", default_value = "auto", help_heading = "Compute")]
     pub(crate) backend: Backend,
-    /// Devices that run the models: auto (every CUDA device that works, in a build with CUDA; else the CPU), cpu, cuda, cuda:N. In a build
-    /// with CUDA the CPU is used only where it is asked for.
+    /// Devices that run the models: auto (every CUDA device that works in a build with CUDA, the Mac's GPU in one with Metal; else the CPU),
+    /// cpu, cuda, cuda:N, metal, metal:N. In a build for GPUs the CPU is used only where it is asked for.
     #[arg(
         long,
         value_name = "DEVICE",

@@ -14,7 +14,7 @@ pub(crate) fn devices(serving: &Serving, profile: &hardware::Profile) -> anyhow:
 
 /// The same where nothing else needs the profile: it is made only where it decides.
 pub(crate) async fn find_devices(serving: &Serving) -> anyhow::Result<Vec<config::DeviceOptions>> {
-    let decides = models::backend::cuda::IS_BUILT || serving.device != [choice::Asked::Auto];
+    let decides = USES_GPU || serving.device != [choice::Asked::Auto];
     let profile = if decides { hardware::profile(quick_profile(serving)).await } else { hardware::Profile::default() };
     devices(serving, &profile)
 }

@@ -125,16 +125,21 @@ struct Shared {
     unsigned near[2][STRIDE];
 };
 
-// The best of all threads: the largest value, of equals the smallest place. In every thread.
-static __device__ void best_of_all(Shared &shared, float &value, unsigned &place) {
+// The best of a warp's threads: the largest value, of equals the smallest place. In every thread.
+template <typename V> static __device__ void best_of_warp(V &value, unsigned &place) {
     for (int distance = 16; distance > 0; distance /= 2) {
-        const float other = __shfl_xor_sync(0xffffffffu, value, distance);
+        const V other = __shfl_xor_sync(0xffffffffu, value, distance);
         const unsigned at = __shfl_xor_sync(0xffffffffu, place, distance);
         if (other > value || (other == value && at < place)) {
             value = other;
             place = at;
         }
     }
+}
+
+// The best of all threads. In every thread.
+static __device__ void best_of_all(Shared &shared, float &value, unsigned &place) {
+    best_of_warp(value, place);
     __syncthreads();
     if (threadIdx.x % 32 == 0) {
         shared.values[threadIdx.x / 32] = value;
@@ -551,14 +556,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             }
         }
     }
-    for (int distance = 16; distance > 0; distance /= 2) {
-        const double other = __shfl_xor_sync(0xffffffffu, highest, distance);
-        const unsigned at = __shfl_xor_sync(0xffffffffu, winner, distance);
-        if (other > highest || (other == highest && at < winner)) {
-            highest = other;
-            winner = at;
-        }
-    }
+    best_of_warp(highest, winner);
     if (threadIdx.x % 32 == 0) {
         shared.sums[threadIdx.x / 32] = highest;
         shared.places[threadIdx.x / 32] = winner;

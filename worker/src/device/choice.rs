@@ -11,7 +11,7 @@ use crate::hardware::{Profile, Severity};
 /// What an owner asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// Every CUDA device that works; the CPU in a build without CUDA.
+    /// Every CUDA device that works in a build with CUDA, the Mac's GPU in one with Metal; else the CPU.
     Auto,
     /// This one.
     One(Device),
@@ -20,16 +20,17 @@ pub enum Asked {
 impl FromStr for Asked {
     type Err = String;
 
-    /// `auto`, `cpu`, `cuda` for the first one, `cuda:N`.
+    /// `auto`, `cpu`, `cuda` and `metal` for the first one, `cuda:N`, `metal:N`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse().map(|ordinal| Asked::One(Device::Cuda(ordinal))).ok();
-        match text {
-            "auto" => Some(Asked::Auto),
-            "cpu" => Some(Asked::One(Device::Cpu)),
-            "cuda" => Some(Asked::One(Device::Cuda(0))),
-            other => other.strip_prefix("cuda:").and_then(number),
+        let (kind, number) = text.split_once(':').map_or((text, None), |(kind, number)| (kind, Some(number)));
+        let ordinal = number.map_or(Ok(0), str::parse);
+        match (kind, number, ordinal) {
+            ("auto", None, _) => Ok(Asked::Auto),
+            ("cpu", None, _) => Ok(Asked::One(Device::Cpu)),
+            ("cuda", _, Ok(ordinal)) => Ok(Asked::One(Device::Cuda(ordinal))),
+            ("metal", _, Ok(ordinal)) => Ok(Asked::One(Device::Metal(ordinal))),
+            _ => Err(format!("{text:?} is no device; give auto, cpu, cuda, cuda:N, metal or metal:N")),
         }
-        .ok_or_else(|| format!("{text:?} is no device; give auto, cpu, cuda or cuda:N"))
     }
 }
 
@@ -42,9 +43,17 @@ pub enum Error {
         /// As asked.
         asked: Device,
     },
-    /// The build has CUDA, and no device works.
-    #[error("no CUDA device can be used: {why}\n  to run on the CPU all the same, give --device cpu")]
+    /// Metal was asked for, and the build has none.
+    #[error("{asked} was asked for, and this build has no Metal; use the macOS binary, or build with --features metal")]
+    NoMetal {
+        /// As asked.
+        asked: Device,
+    },
+    /// The build is for GPUs, and no device works.
+    #[error("no {kind} device can be used: {why}\n  to run on the CPU all the same, give --device cpu")]
     NoneWorks {
+        /// CUDA or Metal.
+        kind: &'static str,
         /// What the driver said, with what mends it.
         why: String,
     },
@@ -66,17 +75,22 @@ const SHARE_LEFT: u64 = 20;
 /// Chooses the devices in the order in which they were asked for, each once. An empty list is the CPU, as in [`crate::config::Devices`].
 ///
 /// # Errors
-/// When a device that was asked for cannot be used, or with [`Asked::Auto`] no CUDA device of a build with CUDA.
+/// When a device that was asked for cannot be used, or with [`Asked::Auto`] no GPU of a build for GPUs.
 pub fn choose(asked: &[Asked], profile: &Profile) -> Result<Vec<DeviceOptions>, Error> {
+    choose_in(cfg!(feature = "metal"), asked, profile)
+}
+
+/// [`choose`] in a build with or without Metal; the profile says whether it has CUDA.
+fn choose_in(has_metal: bool, asked: &[Asked], profile: &Profile) -> Result<Vec<DeviceOptions>, Error> {
     let mut chosen: Vec<DeviceOptions> = Vec::new();
     for &asked in asked {
         let more = match asked {
+            Asked::Auto if has_metal => vec![metal(0, profile)?],
             Asked::Auto => every(profile)?,
             Asked::One(Device::Cuda(ordinal)) => vec![cuda(ordinal, profile)?],
-            Asked::One(device) => {
-                // Four fifths, as where nothing is asked for.
-                vec![DeviceOptions { device, memory_bytes: profile.memory.total_bytes / 5 * 4 }]
-            }
+            Asked::One(asked @ Device::Metal(_)) if !has_metal => return Err(Error::NoMetal { asked }),
+            Asked::One(Device::Metal(ordinal)) => vec![metal(ordinal, profile)?],
+            Asked::One(device @ Device::Cpu) => vec![DeviceOptions { device, memory_bytes: of_host(profile) }],
         };
         let is_new = |new: &DeviceOptions| !chosen.iter().any(|old| old.device == new.device);
         let more: Vec<_> = more.into_iter().filter(is_new).collect();
@@ -85,12 +99,33 @@ pub fn choose(asked: &[Asked], profile: &Profile) -> Result<Vec<DeviceOptions>, 
     Ok(chosen)
 }
 
-/// Every device that works.
+/// Four fifths of the machine's memory, as where nothing is asked for.
+fn of_host(profile: &Profile) -> u64 {
+    profile.memory.total_bytes / 5 * 4
+}
+
+/// A GPU of a Mac, whose memory is the machine's.
+fn metal(ordinal: usize, profile: &Profile) -> Result<DeviceOptions, Error> {
+    let device = Device::Metal(ordinal);
+    let have = profile.apple.len();
+    if ordinal < have {
+        return Ok(DeviceOptions { device, memory_bytes: of_host(profile) });
+    }
+    let findings = profile.findings.iter().filter(|finding| finding.code.starts_with("apple."));
+    let why = findings.map(|finding| finding.message.as_str()).next();
+    let why = why.map_or_else(|| format!("this machine lists {have} GPUs of Apple's"), str::to_owned);
+    match have {
+        0 => Err(Error::NoneWorks { kind: "Metal", why }),
+        _ => Err(Error::NotThis { asked: device, why, have: format!("metal:0 to metal:{}", have - 1) }),
+    }
+}
+
+/// Every CUDA device that works.
 fn every(profile: &Profile) -> Result<Vec<DeviceOptions>, Error> {
     let Some(devices) = &profile.cuda else { return Ok(Vec::new()) };
     let working: Vec<DeviceOptions> = devices.iter().filter(|device| device.works).map(options).collect();
     if working.is_empty() {
-        return Err(Error::NoneWorks { why: said(profile, "") });
+        return Err(Error::NoneWorks { kind: "CUDA", why: said(profile, "") });
     }
     Ok(working)
 }
@@ -131,7 +166,7 @@ fn said(profile: &Profile, of: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hardware::{Finding, cuda};
+    use crate::hardware::{Finding, apple, cuda};
 
     /// A machine with these devices, each with 100 bytes free and whether it works; `None` for a build without CUDA.
     fn machine(works: Option<&[bool]>) -> Profile {
@@ -183,8 +218,29 @@ mod tests {
     }
 
     #[test]
+    fn a_build_with_metal_uses_the_macs_gpu() {
+        let mac = |gpus: usize| {
+            let gpu = apple::Gpu { name: "Apple M3".into(), cores: None, metal: None, unified_memory: true };
+            Profile { apple: vec![gpu; gpus], ..machine(None) }
+        };
+        let devices = |has_metal, asked: &str, gpus| {
+            let chosen = choose_in(has_metal, &[asked.parse().unwrap()], &mac(gpus));
+            chosen.map(|all| all.iter().map(|options| (options.device, options.memory_bytes)).collect::<Vec<_>>())
+        };
+        for asked in ["auto", "metal", "metal:0"] {
+            assert_eq!(devices(true, asked, 1), Ok(vec![(Device::Metal(0), 800)]), "{asked}");
+            let refused = devices(true, asked, 0).unwrap_err().to_string();
+            assert!(refused.contains("no Metal device") && refused.contains("--device cpu"), "{refused}");
+        }
+        assert_eq!(devices(true, "cpu", 1), Ok(vec![(Device::Cpu, 800)]));
+        assert!(devices(true, "metal:1", 1).unwrap_err().to_string().contains("the devices that work are metal:0"));
+        assert_eq!(devices(false, "metal", 1), Err(Error::NoMetal { asked: Device::Metal(0) }));
+        assert_eq!(devices(false, "auto", 1), Ok(vec![]));
+    }
+
+    #[test]
     fn what_is_no_device_is_refused() {
-        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "auto:0", "metal:"] {
             assert!(text.parse::<Asked>().is_err(), "{text:?}");
         }
     }

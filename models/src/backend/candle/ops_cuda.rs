@@ -168,6 +168,14 @@ pub(super) fn glu<T: Element>(op: &GluOp, x: &View<'_, T>, _: usize, out: Out<'_
     Ok(out.storage(memory))
 }
 
+/// The instance of attention's code that takes heads of so many elements: its width, and the warps of a block of queries.
+pub(super) fn instance_of(dim: usize) -> Result<(usize, usize)> {
+    match [32, 64, 128, 256].into_iter().find(|width| dim <= *width) {
+        Some(instance) => Ok((instance, if instance == 256 { 2 } else { 4 })),
+        None => candle_core::bail!("attention: heads of {dim} are too wide"),
+    }
+}
+
 /// See [`super::ops::attention`].
 pub(super) fn attention<T: Element>(
     op: &AttentionOp<'_>,
@@ -177,9 +185,7 @@ pub(super) fn attention<T: Element>(
 ) -> Result<CudaStorage> {
     let mut memory = out.memory::<T>()?;
     let (heads, cu_seqlens) = (op.heads, op.places.packed.cu_seqlens.as_slice());
-    let instance = [32, 64, 128, 256].into_iter().find(|width| heads.dim <= *width);
-    let Some(instance) = instance else { candle_core::bail!("attention: heads of {} are too wide", heads.dim) };
-    let warps = if instance == 256 { 2 } else { 4 };
+    let (instance, warps) = instance_of(heads.dim)?;
     let longest = cu_seqlens.windows(2).map(|ends| (ends[1] - ends[0]) as usize).max().unwrap_or(0);
     let config = LaunchConfig {
         grid_dim: (count(longest.div_ceil(16 * warps))?, count(heads.queries)?, count(cu_seqlens.len() - 1)?),

@@ -2,7 +2,9 @@
 
 use super::cache::Cache;
 use super::ops::{AddNormOp, AttentionOp, Step, Turn};
-use crate::backend::candle::ops_cuda::{Element, Out, View, count, function, optional, view_of, with_type, with_view};
+use crate::backend::candle::ops_cuda::{
+    Element, Out, View, count, function, instance_of, optional, view_of, with_type, with_view,
+};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
@@ -153,8 +155,7 @@ pub(super) fn attention_paged<T: Element>(
     let Cache::Device(cache) = op.step.cache else { candle_core::bail!("attention_paged: the cache is the host's") };
     let (keys, values) = (cache.i(0)?, cache.i(1)?);
     let mut memory = out.memory::<T>()?;
-    let instance = [32, 64, 128, 256].into_iter().find(|width| heads.dim <= *width);
-    let Some(instance) = instance else { candle_core::bail!("attention_paged: heads of {} are too wide", heads.dim) };
+    let (instance, warps) = instance_of(heads.dim)?;
     let (decodes, prefills) = batch.runs.split_at(batch.decodes);
     let group = heads.queries / heads.keys;
     let together = [1, 4].into_iter().find(|heads| group <= *heads).unwrap_or(8);
@@ -213,7 +214,6 @@ pub(super) fn attention_paged<T: Element>(
                         }
                     }
                     if !prefills.is_empty() {
-                        let warps = if instance == 256 { 2 } else { 4 };
                         let most = prefills.iter().map(|run| run.rows.len()).max().unwrap_or(0);
                         let config = LaunchConfig {
                             grid_dim: (count(most.div_ceil(16 * warps))?, query_heads, count(prefills.len())?),
