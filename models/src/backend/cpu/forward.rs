@@ -5,8 +5,11 @@
 //! A layer is two kinds of steps: attention, whose tasks are heads of sequences, and everything else, whose tasks are runs of
 //! tokens, each from the context of one layer to the queries, keys and values of the next.
 
-use super::product::{Call, Product, RowsIn8Bits, SHARED_TOKENS, TOKENS_PER_TASK, alone, shared};
+use super::product::{
+    Call, Product, RowsIn8Bits, SHARED_TOKENS, TOKENS_PER_SHARED_TASK, TOKENS_PER_TASK, alone, shared,
+};
 use super::scratch::{lock, mine};
+use super::together::each;
 use super::weights::{LayerWeights, NormWeights, Weights, values, words};
 use crate::arch::encoder::Encoder;
 use crate::backend::packed::{Packed, Pooled};
@@ -126,10 +129,9 @@ impl Forward<'_> {
         self.embed(&batch, chunk, x)?;
         for (index, layer) in self.weights.layers.iter().enumerate() {
             let before = index.checked_sub(1).map(|before| &self.weights.layers[before]);
-            let parts = x.par_chunks_mut(chunk * h).zip(qkv.par_chunks_mut(chunk * heads.width()));
-            let parts =
-                parts.zip(context.par_chunks(chunk * heads.query_width())).zip(batch.positions.par_chunks(chunk));
-            parts.try_for_each(|(((x, qkv), context), positions)| {
+            let parts = x.chunks_mut(chunk * h).zip(qkv.chunks_mut(chunk * heads.width()));
+            let parts = parts.zip(context.chunks(chunk * heads.query_width())).zip(batch.positions.chunks(chunk));
+            each(parts.collect(), |(((x, qkv), context), positions)| {
                 let scratch = &mut *mine(scratch);
                 if let Some(before) = before {
                     self.after_attention(before, context, x, scratch, product)?;
@@ -139,8 +141,8 @@ impl Forward<'_> {
             self.attention(layer, &batch.cu_seqlens, qkv, context, scratch)?;
         }
         if let Some(last) = self.weights.layers.last() {
-            let parts = x.par_chunks_mut(chunk * h).zip(context.par_chunks(chunk * heads.query_width()));
-            parts.try_for_each(|(x, context)| self.after_attention(last, context, x, &mut mine(scratch), product))?;
+            let parts = x.chunks_mut(chunk * h).zip(context.chunks(chunk * heads.query_width()));
+            each(parts.collect(), |(x, context)| self.after_attention(last, context, x, &mut mine(scratch), product))?;
         }
         self.pool(&batch, x)
     }
@@ -148,8 +150,8 @@ impl Forward<'_> {
     /// Tokens of a task of a group: none too large, all alike, and where there is but one group a task or more for every
     /// thread.
     fn chunk(&self, tokens: usize, is_only: bool) -> usize {
-        let threads = if is_only { self.threads } else { 1 };
-        let tasks = threads * tokens.div_ceil(threads * TOKENS_PER_TASK).max(1);
+        let (threads, most) = if is_only { (self.threads, TOKENS_PER_SHARED_TASK) } else { (1, TOKENS_PER_TASK) };
+        let tasks = threads * tokens.div_ceil(threads * most).max(1);
         tokens.div_ceil(tasks).max(1)
     }
 
@@ -163,7 +165,7 @@ impl Forward<'_> {
         };
         let types = embeddings.types.as_ref().map(table).transpose()?;
         let h = self.encoder.hidden;
-        x.par_chunks_mut(chunk * h).enumerate().try_for_each(|(index, x)| {
+        each(x.chunks_mut(chunk * h).enumerate().collect(), |(index, x)| {
             let tokens = index * chunk..index * chunk + x.len() / h;
             let mut terms = vec![Term { table: words_table, indices: &batch.ids[tokens.clone()] }];
             terms
@@ -224,7 +226,7 @@ impl Forward<'_> {
         let rows = |first: usize| Rows { values: &qkv[first..], stride: heads.width() };
         let (q, k) = (heads.query_width(), heads.keys * heads.dim);
         let tasks = self.attention_tasks(cu_seqlens, context);
-        tasks.into_par_iter().try_for_each(|(sequence, of_heads, out)| {
+        each(tasks, |(sequence, of_heads, out)| {
             let scratch = &mut mine(scratch).attention;
             attention::attention_part(rows(0), rows(q), rows(q + k), &params, sequence, of_heads, scratch, out)
                 .map_err(words)

@@ -6,6 +6,7 @@ pub(crate) mod decoder;
 mod forward;
 mod product;
 mod scratch;
+mod together;
 pub(super) mod weights;
 
 use super::check_tokens;
@@ -17,6 +18,7 @@ use crate::tensor::DataType;
 use forward::{Forward, Workspace};
 use rayon::ThreadPool;
 use std::sync::Arc;
+use together::together;
 use weights::Weights;
 
 struct Cpu {
@@ -66,7 +68,8 @@ impl Engine for Cpu {
     }
 
     fn run(&mut self, items: &[Item]) -> Result<Vec<Output>, Error> {
-        self.pool.install(|| self.batch(items, |forward, sequences, workspace| forward.run(sequences, workspace)))
+        let run: Run = |forward, sequences, workspace| forward.run(sequences, workspace);
+        together(&self.pool, || self.batch(items, run))
     }
 
     fn sides(&self) -> usize {

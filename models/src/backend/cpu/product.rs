@@ -1,16 +1,20 @@
 //! Products of rows with packed weights, whatever these are in: by one thread, or by all of them together.
 
+use super::together::each;
 use super::weights::{Matrix, PackedDense, words};
 use kernels::launch::columns::Columns;
 use kernels::linear::{Activation, Epilogue, linear_columns};
 use kernels::linear_int8::{self, linear_int8_columns};
 use kernels::linear_quantized::{self, Blocks, linear_quantized_columns};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Tokens of a task at most: with so many, a layer's intermediate results (128 rows of 1,536: 786 KB) stay near their core, and
 /// the weights are read often enough from the cache that reading them costs nothing.
 pub(super) const TOKENS_PER_TASK: usize = 128;
+
+/// The same where all threads wait for the tasks of one group: smaller, so that they end together, also on a machine where one core is
+/// slower for a moment than another. Reading the weights more often costs less than waiting.
+pub(super) const TOKENS_PER_SHARED_TASK: usize = 48;
 
 /// Tokens of a batch, for each thread, up to which threads share the columns of every product instead of the rows: with so few
 /// rows reading the weights takes the time, and so each thread reads its part of them once.
@@ -143,12 +147,8 @@ fn run(mut call: Call<'_>, rows: &mut RowsIn8Bits, threads: usize) -> Result<(),
     let panels = weights.pieces().iter().filter_map(Matrix::shape).map(|shape| shape.panels()).max();
     let threads = threads.min(panels.unwrap_or(1)).max(1);
     let apart = call.residual.filter(|_| weights.pieces().len() > 1);
-    let mut tasks = call.reborrow().tasks(threads);
-    let of_thread = |tasks: Vec<Task<'_>>| tasks.into_iter().try_for_each(|task| task.run(x, rows));
-    match tasks.pop() {
-        Some(only) if tasks.is_empty() => of_thread(only)?,
-        last => tasks.into_par_iter().chain(last).try_for_each(of_thread)?,
-    }
+    let tasks = call.reborrow().tasks(threads);
+    each(tasks, |tasks| tasks.into_iter().try_for_each(|task| task.run(x, rows)))?;
     if let Some(residual) = apart {
         call.out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
     }

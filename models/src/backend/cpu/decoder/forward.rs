@@ -4,6 +4,7 @@
 
 use super::super::product::{Call, Product, RowsIn8Bits, SHARED_TOKENS, TOKENS_PER_TASK, alone, shared};
 use super::super::scratch::mine;
+use super::super::together::each;
 use super::super::weights::{NormWeights, PackedDense, words};
 use super::weights::{LayerWeights, Weights, Words};
 use crate::arch::decoder::Decoder;
@@ -104,9 +105,9 @@ impl Forward<'_> {
         for index in 0..self.weights.layers.len() {
             let layer = &self.weights.layers[index];
             let before = index.checked_sub(1).map(|before| &self.weights.layers[before]);
-            let parts = x.par_chunks_mut(chunk * h).zip(qkv.par_chunks_mut(chunk * heads.width()));
-            let parts = parts.zip(context.par_chunks(chunk * heads.query_width())).zip(positions.par_chunks(chunk));
-            parts.try_for_each(|(((x, qkv), context), positions)| {
+            let parts = x.chunks_mut(chunk * h).zip(qkv.chunks_mut(chunk * heads.width()));
+            let parts = parts.zip(context.chunks(chunk * heads.query_width())).zip(positions.chunks(chunk));
+            each(parts.collect(), |(((x, qkv), context), positions)| {
                 let scratch = &mut *mine(scratch);
                 if let Some(before) = before {
                     self.after_attention(before, context, x, scratch, product)?;
@@ -117,8 +118,8 @@ impl Forward<'_> {
             self.attention(index, runs, qkv, context, scratch)?;
         }
         if let Some(layer) = self.weights.layers.last() {
-            let parts = x.par_chunks_mut(chunk * h).zip(context.par_chunks(chunk * heads.query_width()));
-            parts.try_for_each(|(x, context)| self.after_attention(layer, context, x, &mut mine(scratch), product))?;
+            let parts = x.chunks_mut(chunk * h).zip(context.chunks(chunk * heads.query_width()));
+            each(parts.collect(), |(x, context)| self.after_attention(layer, context, x, &mut mine(scratch), product))?;
         }
         self.logits(runs, x, last, logits)
     }
@@ -190,7 +191,7 @@ impl Forward<'_> {
         let q = Rows { values: qkv, stride: heads.width() };
         let cache = &self.caches[layer];
         let tasks = self.attention_tasks(runs, context);
-        tasks.into_par_iter().try_for_each(|(sequence, of_heads, out)| {
+        each(tasks, |(sequence, of_heads, out)| {
             let scratch = &mut mine(scratch).attention;
             attention_paged::attention_paged_part(q, cache, &sequence, &params, of_heads, scratch, out).map_err(words)
         })

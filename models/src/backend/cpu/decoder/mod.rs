@@ -4,6 +4,7 @@
 mod forward;
 mod weights;
 
+use super::together::together;
 use crate::arch::Decode;
 use crate::arch::decoder::Decoder;
 use crate::engine::{Device, Error, Generator, GeneratorInfo};
@@ -98,7 +99,7 @@ impl Generator for Cpu {
         }
         let Self { decoder, weights, checkpoint, caches, workspace, pool, info } = self;
         let mut forward = Forward { decoder, weights, checkpoint, caches, threads: pool.current_num_threads() };
-        let logits = pool.install(|| forward.run(&runs, workspace));
+        let logits = together(pool, || forward.run(&runs, workspace));
         let logits = logits.map_err(|detail| Error::Backend { backend: "kernels", detail })?;
         let asked = plan.parts().enumerate().filter(|(_, part)| part.is_sampled).map(|(at, _)| at);
         asked.zip(logits.chunks_exact_mut(info.vocabulary)).for_each(|(at, logits)| choose(at, logits));
