@@ -202,10 +202,13 @@ fn run(function: &str, scalar: f32, numbers: &[usize], arrays: &[&[f32]]) -> Opt
             let mut results = vec![values(of, &after.0[x.piece])];
             if let Some(residual) = residual {
                 results.push(values(of, &after.0[residual.piece]));
-                // Where nobody wants the sum the residual stays, and the result is the same elsewhere.
-                let out = memory.put(unwritten(of, rows * dim));
-                let apart = memory.after(&make(RmsNorm { sum: None, out, ..launch }.launch(of)))?;
+                // Where nobody wants the sum, what stands for it stays as it is, and the result is the same elsewhere.
+                let (out, nobodys) = (memory.put(unwritten(of, rows * dim)), memory.put(unwritten(of, rows * dim)));
+                let mut apart = make(RmsNorm { sum: None, out, ..launch }.launch(of));
+                apart.buffers[3] = nobodys;
+                let apart = memory.after(&apart)?;
                 assert!(apart.0[out.piece] == after.0[x.piece], "{function} without a place for the sum");
+                assert!(apart.0[nobodys.piece] == memory.0[nobodys.piece], "{function} writes a sum that nobody wants");
             }
             results
         }
