@@ -74,7 +74,7 @@ pub const OPS: &[Op] = &[
     Op { name: "linear_quantized", backends: &["cpu", "simd"] },
     Op { name: "pool", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "rms_norm", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
-    Op { name: "rotary", backends: &["cpu", "simd", "cuda"] },
+    Op { name: "rotary", backends: &["cpu", "simd", "cuda", "metal"] },
     Op { name: "sample", backends: &["cpu", "simd", "cuda"] },
     Op { name: "softmax", backends: &["cpu", "simd"] },
     Op { name: "top_k", backends: &["cpu", "simd"] },

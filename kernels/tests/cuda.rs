@@ -14,8 +14,13 @@ static HARNESS: Harness = Harness::new("cuda");
 
 const FILLS: &[Fill] = &[Fill::Normal, Fill::Offset, Fill::Constant, Fill::Nan, Fill::Infinite];
 
+/// See `grid/io.h`.
 fn run(function: &str, scalar: f32, numbers: &[usize], arrays: &[&[f32]]) -> Option<Vec<f32>> {
-    HARNESS.run(function, scalar, numbers, arrays)
+    let mut arguments = vec![function.to_owned(), scalar.to_string()];
+    arguments.extend(numbers.iter().map(usize::to_string));
+    let bytes: Vec<u8> = arrays.iter().flat_map(|array| array.iter().flat_map(|x| x.to_le_bytes())).collect();
+    let answer = HARNESS.run(&arguments, &bytes)?;
+    Some(answer.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect())
 }
 
 const CUDA: Backend = Backend { types: &[F32, F16, BF16], fills: FILLS, run };

@@ -1,8 +1,8 @@
 // What the Metal sources have in common; launch/metal.rs puts it in front of each.
 //
-// Whoever owns a device compiles the two together, with fast math off: NaN and infinities come in and have to go out.
-// tests/metal.rs runs them on a CPU, which shows that indices, barriers and formulas are right. No compiler for Metal and
-// no Apple GPU has seen them yet.
+// Whoever owns a device compiles the two together, with fast math off: NaN and infinities come in and have to go out. How
+// each is launched is in metal/launches.rs, too, and by that tests/metal.rs runs them on a CPU, which shows that indices,
+// barriers, formulas and launches are right. No compiler for Metal and no Apple GPU has seen them yet.
 
 #include <metal_stdlib>
 using namespace metal;

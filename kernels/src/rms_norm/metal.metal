@@ -3,8 +3,8 @@
 //
 // Stands behind launch/prelude.metal, which see for how it is compiled and tested.
 //
-// Functions: rms_norm_f32, rms_norm_f16. Buffers: as below; without a residual any may stand for it and for sum, which is
-// not written then.
+// Functions: rms_norm_f32, rms_norm_f16. Buffers: as below; without a residual any may stand for it, and where nobody wants
+// the sum any for that, which is not written then.
 // x, residual, sum, out: [rows, dim]; weight: [dim]. out may be x or residual; sum may be the other of the two, and is
 // where x + residual goes, rounded to T, for layers that add to it again.
 // Launch: (ceil(rows / 4), 1, 1) threadgroups of (128, 1, 1): four SIMD-groups of 32, one row each.
@@ -12,7 +12,7 @@
 struct Params {
     uint rows, dim;
     // 0 or 1
-    uint has_residual;
+    uint has_residual, has_sum;
     float eps;
 };
 
@@ -33,7 +33,7 @@ static inline void rms_norm(device const T *x, device const T *residual, device 
     // Each lane replaces only what it alone reads.
     for (uint i = lane; i < params.dim; i += 32) {
         const float s = summand(x, residual, params.has_residual, begin + i);
-        if (params.has_residual != 0) {
+        if (params.has_sum != 0) {
             sum[begin + i] = T(s);
         }
         out[begin + i] = T(s * inverse * float(weight[i]));

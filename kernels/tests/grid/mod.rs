@@ -1,5 +1,5 @@
-//! Runs sources for GPUs on the CPU: a C++ compiler builds them with headers that stand where a GPU's own would be (`grid.h`); an op and
-//! its arrays come in, its result goes out. What this cannot show is a GPU's own arithmetic and speed: for that, `NEUROGRID_TEST_CUDA_HARNESS`
+//! Runs sources for GPUs on the CPU: a C++ compiler builds them with headers that stand where a GPU's own would be (`grid.h`); what a
+//! harness is told comes in, its answer goes out. What this cannot show is a GPU's own arithmetic and speed: for that, `NEUROGRID_TEST_CUDA_HARNESS`
 //! names a harness that nvcc has built and that runs on a GPU (`cargo xtask gpu`).
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -26,22 +26,15 @@ impl Harness {
         self.built.get_or_init(|| build(self.language)).as_deref()
     }
 
-    /// Runs a function of an op's source, or gives `None` where nothing can build it.
-    pub(crate) fn run(&self, function: &str, scalar: f32, numbers: &[usize], arrays: &[&[f32]]) -> Option<Vec<f32>> {
-        let mut child = Command::new(self.program()?)
-            .arg(function)
-            .arg(scalar.to_string())
-            .args(numbers.iter().map(usize::to_string))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let bytes: Vec<u8> = arrays.iter().flat_map(|array| array.iter().flat_map(|x| x.to_le_bytes())).collect();
+    /// Tells the program something, as its source says, and gives its answer, or `None` where nothing can build it.
+    pub(crate) fn run(&self, arguments: &[String], input: &[u8]) -> Option<Vec<u8>> {
+        let mut child =
+            Command::new(self.program()?).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         // The harness reads all before it writes.
-        child.stdin.take().unwrap().write_all(&bytes).unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{function} {numbers:?}: {}", output.status);
-        Some(output.stdout.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect())
+        assert!(output.status.success(), "{arguments:?}: {}", output.status);
+        Some(output.stdout)
     }
 }
 

@@ -1,7 +1,16 @@
-// Runs one op's Metal source on the CPU. What comes in and goes out: see grid/io.h. Launches are those that the heads of
-// the sources ask for. The suite that calls it is suite/mod.rs.
+// Launches one function of the ops' Metal sources on the CPU, by the description that a device would be given. Its name is
+// the argument; on stdin are, as unsigned numbers of 32 bits: threadgroups in three dimensions, threads of one; the number
+// of parameters, and these; the number of pieces of memory, and of each the bytes and what is in it; the number of buffers,
+// and for each the piece that it is in, where it begins there in bytes, and whether it is written. All the memory goes to
+// stdout. The suite that calls it is suite/mod.rs.
 
-#include "../grid/io.h"
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "../../src/launch/prelude.metal"
 
@@ -24,106 +33,126 @@ namespace pool_source {
 namespace rms_norm_source {
 #include "../../src/rms_norm/metal.metal"
 }
+namespace rotary_source {
+#include "../../src/rotary/metal.metal"
+}
 
-static uint group() { return block_index.x; }
+struct Buffer {
+    char *at;
+    bool is_written;
+};
+
+static uint3 groups;
+static uint threads_of_group;
+static std::vector<uint> params;
+static std::vector<Buffer> buffers;
+
+[[noreturn]] static void refuse(const std::string &why) {
+    fprintf(stderr, "%s\n", why.c_str());
+    exit(2);
+}
+
+// What a function's parameter is given: the buffer at its index, or the parameters behind the last of them, or what the
+// grid says.
+template <size_t I, size_t BUFFERS, typename P, typename Grid> static P argument(const Grid &grid) {
+    if constexpr (I < BUFFERS) {
+        static_assert(std::is_pointer_v<P>, "buffers come first");
+        using T = std::remove_pointer_t<P>;
+        if (buffers[I].is_written == std::is_const_v<T>) {
+            refuse("buffer " + std::to_string(I) + " is described as " + (buffers[I].is_written ? "written" : "read"));
+        }
+        if ((uintptr_t)buffers[I].at % sizeof(T) != 0) {
+            refuse("buffer " + std::to_string(I) + " does not begin at an element");
+        }
+        return (P)buffers[I].at;
+    } else if constexpr (I == BUFFERS) {
+        using Params = std::remove_reference_t<P>;
+        if (sizeof(Params) != params.size() * sizeof(uint)) {
+            refuse("there are " + std::to_string(sizeof(Params) / sizeof(uint)) + " parameters");
+        }
+        return *(Params *)params.data();
+    } else {
+        return std::get<I - BUFFERS - 1>(grid());
+    }
+}
+
+// Runs a function in every thread. `grid` gives what is behind the parameters.
+template <typename... P, typename Grid> static void launch(void (*function)(P...), const Grid &grid) {
+    constexpr size_t BUFFERS = (size_t(std::is_pointer_v<P>) + ...);
+    if (buffers.size() != BUFFERS) {
+        refuse("there are " + std::to_string(BUFFERS) + " buffers");
+    }
+    run_grid({groups.x, groups.y, groups.z}, {threads_of_group, 1, 1}, [&] {
+        [&]<size_t... I>(std::index_sequence<I...>) {
+            function(argument<I, BUFFERS, P>(grid)...);
+        }(std::index_sequence_for<P...>{});
+    });
+}
+
 static uint index_in_group() { return current_thread->index.x; }
-static uint2 position() { return {block_index.x * block_size.x + current_thread->index.x, block_index.y}; }
-static uint2 threads() { return {grid_size.x * block_size.x, grid_size.y}; }
 
-// heads, kv_heads, head_dim, row's stride, behind, ahead, span, whether there is a bias, cu_seqlens; queries, keys and
-// values side by side, the bias
-template <typename T, auto function> static void attention() {
-    const uint heads = numbers[0], kv_heads = numbers[1], d = numbers[2], stride = numbers[3], span = numbers[6];
-    const std::vector<uint> cu_seqlens = numbers_from(8);
-    const auto x = read<T>((size_t)cu_seqlens.back() * stride);
-    const auto bias = read<float>(numbers[7] ? heads * (2 * span + 1) : 0);
-    // Queries stay where they are; keys and values lie elsewhere, each at a stride of its own.
-    const uint kv = kv_heads * d, k_stride = kv + 8, v_stride = kv + 16;
-    const auto k = columns(x, stride, heads * d, kv, 8, k_stride), v = columns(x, stride, heads * d + kv, kv, 16, v_stride);
-    std::vector<T> out((size_t)cu_seqlens.back() * heads * d, T(7.0f));
-    uint longest = 0;
-    for (size_t i = 1; i < cu_seqlens.size(); i++) {
-        longest = std::max(longest, cu_seqlens[i] - cu_seqlens[i - 1]);
+static std::tuple<uint2, uint2> position_and_threads() {
+    return {{block_index.x * block_size.x + index_in_group(), block_index.y}, {grid_size.x * block_size.x, grid_size.y}};
+}
+static std::tuple<uint, uint, uint> group_simdgroup_lane() {
+    return {block_index.x, index_in_group() / 32, index_in_group() % 32};
+}
+static std::tuple<uint, uint> group_index() { return {block_index.x, index_in_group()}; }
+static std::tuple<uint3, uint> groups_index() { return {{block_index.x, block_index.y, block_index.z}, index_in_group()}; }
+
+#define FUNCTION(op, ending, grid)                                                                                        \
+    { #op "_" #ending, [] { launch(op##_source::op##_##ending, grid); } }
+#define ON_EVERY_TYPE(op, grid) FUNCTION(op, f32, grid), FUNCTION(op, f16, grid)
+#define ON_EVERY_WIDTH(op, type, grid)                                                                                    \
+    FUNCTION(op, type##_32, grid), FUNCTION(op, type##_64, grid), FUNCTION(op, type##_128, grid), FUNCTION(op, type##_256, grid)
+
+static const std::vector<std::pair<std::string, void (*)()>> FUNCTIONS = {
+    ON_EVERY_WIDTH(attention, f32, groups_index),    ON_EVERY_WIDTH(attention, f16, groups_index),
+    ON_EVERY_TYPE(gelu, position_and_threads),       ON_EVERY_TYPE(glu, position_and_threads),
+    ON_EVERY_TYPE(layer_norm, group_simdgroup_lane), ON_EVERY_TYPE(pool, group_index),
+    ON_EVERY_TYPE(rms_norm, group_simdgroup_lane),   ON_EVERY_TYPE(rotary, position_and_threads),
+};
+
+static void read(void *to, size_t bytes) {
+    if (bytes != 0 && fread(to, 1, bytes, stdin) != bytes) {
+        refuse("stdin is too short");
     }
-    const attention_source::Params params = {heads,      kv_heads,   d,    stride,     k_stride, v_stride,
-                                             numbers[4], numbers[5], span, numbers[7], scalar};
-    run_grid({(longest + 63) / 64, heads, (uint)cu_seqlens.size() - 1}, {128, 1, 1}, [&] {
-        function(x.data(), k.data() + 8, v.data() + 16, cu_seqlens.data(), bias.data(), out.data(), params,
-                 {block_index.x, block_index.y, block_index.z}, index_in_group());
-    });
-    write(out);
 }
 
-// rows, dim, whether there is a bias; x, bias
-template <typename T, auto function> static void gelu() {
-    const gelu_source::Params params = {numbers[0], numbers[1], numbers[2]};
-    auto x = read<T>((size_t)params.rows * params.dim);
-    const auto bias = read<T>(params.has_bias ? params.dim : 0);
-    // Two rows of threadgroups, so that the function has to stride.
-    run_grid({(params.dim + 255) / 256, std::min(params.rows, 2u), 1}, {256, 1, 1},
-             [&] { function(x.data(), bias.data(), params, position(), threads()); });
-    write(x);
+static uint number() {
+    uint32_t number;
+    read(&number, sizeof number);
+    return number;
 }
-
-// rows, dim, activation; x
-template <typename T, auto function> static void glu() {
-    const glu_source::Params params = {numbers[0], numbers[1], numbers[2]};
-    const auto x = read<T>(2 * (size_t)params.rows * params.dim);
-    std::vector<T> out((size_t)params.rows * params.dim, T(7.0f));
-    run_grid({(params.dim + 255) / 256, std::min(params.rows, 2u), 1}, {256, 1, 1},
-             [&] { function(x.data(), out.data(), params, position(), threads()); });
-    write(out);
-}
-
-// rows, dim, whether there is a residual; x, residual, weight, bias
-template <typename T, auto function> static void layer_norm() {
-    const layer_norm_source::Params params = {numbers[0], numbers[1], numbers[2], scalar};
-    const size_t n = (size_t)params.rows * params.dim;
-    const auto x = read<T>(n), residual = read<T>(params.has_residual ? n : 0);
-    const auto weight = read<T>(params.dim), bias = read<T>(params.dim);
-    std::vector<T> out(n, T(7.0f));
-    run_grid({(params.rows + 3) / 4, 1, 1}, {128, 1, 1}, [&] {
-        function(x.data(), residual.data(), weight.data(), bias.data(), out.data(), params, group(), index_in_group() / 32,
-                 index_in_group() % 32);
-    });
-    write(out);
-}
-
-// dim, kind, whether to normalise, cu_seqlens; x
-template <typename T, auto function> static void pool() {
-    const pool_source::Params params = {numbers[0], numbers[1], numbers[2]};
-    const std::vector<uint> cu_seqlens = numbers_from(3);
-    const auto x = read<T>((size_t)cu_seqlens.back() * params.dim);
-    std::vector<float> out((cu_seqlens.size() - 1) * params.dim, 7.0f);
-    run_grid({(uint)cu_seqlens.size() - 1, 1, 1}, {256, 1, 1},
-             [&] { function(x.data(), cu_seqlens.data(), out.data(), params, group(), index_in_group()); });
-    write(out);
-}
-
-// rows, dim, whether there is a residual; x, residual, weight. The result, and with a residual the sum.
-template <typename T, auto function> static void rms_norm() {
-    const rms_norm_source::Params params = {numbers[0], numbers[1], numbers[2], scalar};
-    const size_t n = (size_t)params.rows * params.dim;
-    auto x = read<T>(n), residual = read<T>(params.has_residual ? n : 0);
-    const auto weight = read<T>(params.dim);
-    // In place: the result where x was, the sum where the residual was.
-    run_grid({(params.rows + 3) / 4, 1, 1}, {128, 1, 1}, [&] {
-        function(x.data(), residual.data(), weight.data(), residual.data(), x.data(), params, group(), index_in_group() / 32,
-                 index_in_group() % 32);
-    });
-    write(x);
-    write(residual);
-}
-
-#define ON_EVERY_TYPE(op)                                                                                                 \
-    {#op "_f32", op<float, op##_source::op##_f32>}, { #op "_f16", op<half, op##_source::op##_f16> }
-#define ATTENTIONS(D)                                                                                                     \
-    {"attention_f32_" #D, attention<float, attention_source::attention_f32_##D>}, {                                       \
-        "attention_f16_" #D, attention<half, attention_source::attention_f16_##D>                                         \
-    }
 
 int main(int count, char **arguments) {
-    return answer(count, arguments,
-                  {ATTENTIONS(32), ATTENTIONS(64), ATTENTIONS(128), ATTENTIONS(256), ON_EVERY_TYPE(gelu), ON_EVERY_TYPE(glu),
-                   ON_EVERY_TYPE(layer_norm), ON_EVERY_TYPE(pool), ON_EVERY_TYPE(rms_norm)});
+    const std::string wanted = count > 1 ? arguments[1] : "";
+    groups = {number(), number(), number()};
+    threads_of_group = number();
+    params.resize(number());
+    read(params.data(), params.size() * sizeof(uint));
+    std::vector<std::vector<char>> memory(number());
+    for (auto &piece : memory) {
+        piece.resize(number());
+        read(piece.data(), piece.size());
+    }
+    buffers.resize(number());
+    for (Buffer &buffer : buffers) {
+        std::vector<char> &piece = memory.at(number());
+        const uint offset = number();
+        buffer = {piece.data() + offset, number() != 0};
+        if (offset > piece.size()) {
+            refuse("a buffer begins behind the end of its memory");
+        }
+    }
+    for (const auto &[name, run] : FUNCTIONS) {
+        if (name == wanted) {
+            run();
+            for (const auto &piece : memory) {
+                fwrite(piece.data(), 1, piece.size(), stdout);
+            }
+            return 0;
+        }
+    }
+    refuse("no function " + wanted);
 }

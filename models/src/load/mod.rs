@@ -335,10 +335,10 @@ pub(crate) fn takes_tokens(manifest: &Manifest) -> bool {
     }
 }
 
-/// Memory that a model needs once it is loaded, in bytes: for deciding whether it fits before anything is tried. On
+/// Memory that a model needs of a device once it is loaded, in bytes: for deciding whether it fits before anything is tried. On
 /// the high side, for the working memory of a batch depends on the batch. An estimate from the sizes of the files, not a
 /// measurement.
-pub fn memory_need_bytes(manifest: &Manifest, backend: Backend) -> u64 {
+pub fn memory_need_bytes(manifest: &Manifest, backend: Backend, device: Device) -> u64 {
     /// What a batch of the default token budget needs beside the weights.
     const WORKSPACE: u64 = 64 << 20;
     let sum =
@@ -346,16 +346,22 @@ pub fn memory_need_bytes(manifest: &Manifest, backend: Backend) -> u64 {
     let is_half = matches!(manifest.precision.as_str(), "f16" | "bf16");
     // Blocks are packed as they are, with scales of 6 bits in 8.
     let gguf = sum(".gguf") / 32 * 33;
-    // CPUs compute in f32, so half-precision weights double.
-    let candle = sum(".safetensors") * if is_half { 2 } else { 1 };
+    // Our own ops keep weights as they are stored, packed.
+    let kernels = sum(".safetensors");
+    // Candle computes in f32 on a CPU, so half-precision weights double there.
+    let candle = sum(".safetensors") * if is_half && device == Device::Cpu { 2 } else { 1 };
     // The graph's file is parsed into one copy and packed for the processor into another. External data has any
     // ending, so everything that is not safetensors counts.
     let onnx = (manifest.total_bytes() - sum(".safetensors") - sum(".gguf")) * 2;
+    let is_described = architecture(&manifest.architecture).is_some_and(|known| known.describe.is_some());
     let weights = match backend {
         Backend::Fake => return 0,
-        Backend::Candle | Backend::Kernels if manifest.has_safetensors() => candle,
+        Backend::Kernels if manifest.has_safetensors() => kernels,
+        Backend::Candle if manifest.has_safetensors() => candle,
         Backend::Candle | Backend::Kernels => gguf,
         Backend::Onnx => onnx,
+        // What there is a description of is never anything else there.
+        Backend::Auto if device == Device::Cpu && is_described && manifest.has_safetensors() => kernels,
         Backend::Auto => match (manifest.has_onnx(), manifest.has_safetensors()) {
             (true, true) => candle.max(onnx),
             (true, false) => onnx,
@@ -481,5 +487,32 @@ mod tests {
             assert_eq!(backend.to_string(), *name);
         }
         assert!("torch".parse::<Backend>().is_err());
+    }
+
+    #[test]
+    fn half_precision_doubles_only_where_it_is_computed_in_f32() {
+        const GPU: Device = Device::Cuda(0);
+        let need = |architecture: &str, precision: &str, files: &[&str], backend, device| {
+            let file = |path: &&str| manifest::File { path: (*path).into(), sha256: "0".repeat(64), bytes: 1 << 30 };
+            let manifest = Manifest {
+                architecture: architecture.into(),
+                precision: precision.into(),
+                files: files.iter().map(file).collect(),
+                ..backend::fake::manifest("m")
+            };
+            // Whole files; what a batch takes beside them is less than one.
+            memory_need_bytes(&manifest, backend, device) >> 30
+        };
+        let both = &["model.safetensors", "model.onnx"][..];
+        let weights = &both[..1];
+        for (precision, on_candles_cpu) in [("f32", 1), ("f16", 2), ("bf16", 2)] {
+            assert_eq!(need("bert", precision, weights, Backend::Kernels, Device::Cpu), 1);
+            assert_eq!(need("bert", precision, both, Backend::Auto, Device::Cpu), 1);
+            assert_eq!(need("bert", precision, weights, Backend::Candle, Device::Cpu), on_candles_cpu);
+            assert_eq!(need("mlp", precision, weights, Backend::Auto, Device::Cpu), on_candles_cpu);
+            assert_eq!(need("bert", precision, weights, Backend::Candle, GPU), 1);
+            assert_eq!(need("bert", precision, weights, Backend::Auto, GPU), 1);
+            assert_eq!(need("bert", precision, both, Backend::Auto, GPU), 2);
+        }
     }
 }

@@ -56,7 +56,7 @@ pub fn text_need(manifest: &Manifest, folder: &Path, options: &Options) -> Resul
     let described = decode(&read_config(folder, manifest)?, &checkpoint)?.for_sequences_of(manifest.max_tokens);
     let need = match runs {
         Runs::Kernels => decoder::block_bytes(&described).map(|block_bytes| TextNeed {
-            weights_bytes: super::memory_need_bytes(manifest, Backend::Kernels),
+            weights_bytes: super::memory_need_bytes(manifest, Backend::Kernels, Device::Cpu),
             block_bytes,
             block_tokens: decoder::BLOCK_TOKENS,
             context: manifest.max_tokens.map_or(described.context, |most| most.min(described.context)),

@@ -2,6 +2,8 @@
 
 use crate::support::{On, data, embed, load_on, manifest};
 use models::accuracy::{self, Accuracy};
+use models::engine::Device;
+use models::load::{Backend, memory_need_bytes};
 use models::manifest::{Manifest, Quantization};
 use std::path::{Path, PathBuf};
 
@@ -67,6 +69,22 @@ fn int8_has_a_class_of_its_own_and_half_precision_files_do_too() {
     assert_eq!(Manifest::from_json(written.as_bytes()).unwrap().quantization, Some(Quantization::Int8));
     let unknown = written.replace("\"int8\"", "\"int3\"");
     assert!(Manifest::from_json(unknown.as_bytes()).unwrap_err().to_string().contains("int3"));
+}
+
+#[test]
+fn memory_for_half_precision_is_counted_as_it_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundled = models::bundled::all().iter().find(|bundled| bundled.name == "minilm-tiny").unwrap();
+    bundled.write(folder.path()).unwrap();
+    let manifest = bundled.manifest();
+    assert_eq!(manifest.precision, "f16");
+    // The same for every model: what a batch takes.
+    let beside = memory_need_bytes(&Manifest { files: vec![], ..manifest.clone() }, Backend::Kernels, Device::Cpu);
+    for (on, backend) in [(On::Kernels, Backend::Kernels), (On::Candle, Backend::Candle)] {
+        let need = memory_need_bytes(&manifest, backend, Device::Cpu) - beside;
+        let taken = load_on(on, &manifest, folder.path()).unwrap().engine.info().weights_bytes;
+        assert!(need >= taken && need <= taken / 10 * 11, "{on:?}: {need} for {taken}");
+    }
 }
 
 #[test]

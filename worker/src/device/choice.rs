@@ -125,7 +125,7 @@ fn every(profile: &Profile) -> Result<Vec<DeviceOptions>, Error> {
     let Some(devices) = &profile.cuda else { return Ok(Vec::new()) };
     let working: Vec<DeviceOptions> = devices.iter().filter(|device| device.works).map(options).collect();
     if working.is_empty() {
-        return Err(Error::NoneWorks { kind: "CUDA", why: said(profile, "") });
+        return Err(Error::NoneWorks { kind: "CUDA", why: said(profile, None) });
     }
     Ok(working)
 }
@@ -140,7 +140,7 @@ fn cuda(ordinal: usize, profile: &Profile) -> Result<DeviceOptions, Error> {
     let have: Vec<String> =
         devices.iter().filter(|device| device.works).map(|device| format!("cuda:{}", device.ordinal)).collect();
     let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
-    Err(Error::NotThis { asked, why: said(profile, &asked.to_string()), have })
+    Err(Error::NotThis { asked, why: said(profile, Some(asked)), have })
 }
 
 fn options(device: &crate::hardware::cuda::Device) -> DeviceOptions {
@@ -148,10 +148,11 @@ fn options(device: &crate::hardware::cuda::Device) -> DeviceOptions {
     DeviceOptions { device: Device::Cuda(device.ordinal as usize), memory_bytes }
 }
 
-/// What was found of CUDA that speaks of this device.
-fn said(profile: &Profile, of: &str) -> String {
+/// What was found of CUDA, or of it what speaks of this device.
+fn said(profile: &Profile, of: Option<Device>) -> String {
     let errors = profile.findings.iter().filter(|finding| finding.severity == Severity::Error);
-    let about = errors.filter(|finding| finding.code.starts_with("cuda.") && finding.message.contains(of));
+    let speaks = |message: &str| of.is_none_or(|device| names(message, &device.to_string()));
+    let about = errors.filter(|finding| finding.code.starts_with("cuda.") && speaks(&finding.message));
     let words = about.map(|finding| match &finding.remedy {
         Some(remedy) => format!("{}; {remedy}", finding.message),
         None => finding.message.clone(),
@@ -161,6 +162,11 @@ fn said(profile: &Profile, of: &str) -> String {
         [] => "CUDA does not list it; check CUDA_VISIBLE_DEVICES, and --gpus in Docker".to_owned(),
         words => words.join("\n  "),
     }
+}
+
+/// Whether a text has a device's name in it, and not that of another which begins so: `cuda:1` is not in `cuda:10`.
+fn names(text: &str, device: &str) -> bool {
+    text.match_indices(device).any(|(at, _)| !text[at + device.len()..].starts_with(|next: char| next.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -201,6 +207,24 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_not_taken_for_one_whose_name_begins_alike() {
+        for (text, expected) in [
+            ("cuda:1: it is broken", true),
+            ("it is broken on cuda:1", true),
+            ("cuda:10: it is broken", false),
+            ("cuda:10 and cuda:1 are broken", true),
+            ("the driver is too old", false),
+        ] {
+            assert_eq!(names(text, "cuda:1"), expected, "{text}");
+        }
+        let failed =
+            ["cuda:10: it is broken", "cuda:1: it is too hot"].map(|of| Finding::error("cuda.trial_failed", of));
+        let profile = Profile { findings: failed.into(), ..machine(Some(&[false; 11])) };
+        let why = choose(&["cuda:1".parse().unwrap()], &profile).unwrap_err().to_string();
+        assert!(why.contains("too hot") && !why.contains("broken"), "{why}");
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused_with_what_the_driver_said() {
         let refused = |asked: &str, works: Option<&[bool]>| {
             let failed = Finding::error("cuda.trial_failed", "cuda:0: it is broken").with_remedy("mend it");
@@ -212,6 +236,9 @@ mod tests {
             assert!(words.contains("cuda:0: it is broken; mend it"), "{words}");
         }
         assert!(refused("auto", Some(&[])).contains("--device cpu"));
+        // Not what was said of another device.
+        let of_another = refused("cuda:1", Some(&[false; 2]));
+        assert!(!of_another.contains("is broken"), "{of_another}");
         assert!(refused("cuda:1", Some(&[true])).contains("the devices that work are cuda:0"));
         assert!(refused("cuda:1", Some(&[true])).contains("CUDA_VISIBLE_DEVICES"));
         assert!(refused("cuda:0", None).contains("this build has no CUDA"));

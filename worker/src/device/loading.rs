@@ -124,7 +124,7 @@ impl Inner {
     fn need(&self, cached: &CachedModel, device: Device) -> Result<Need, Error> {
         let (manifest, compute) = (&cached.manifest, &self.options.compute);
         if manifest.task != Task::Generate {
-            return Ok(Need::Answers(models::load::memory_need_bytes(manifest, compute.backend)));
+            return Ok(Need::Answers(models::load::memory_need_bytes(manifest, compute.backend, device)));
         }
         let need = models::load::text_need(manifest, &cached.folder, &self.load_options(device));
         let refuse = |error| Error::Load { model: manifest.id(), device, error: Arc::new(error) };

@@ -4,13 +4,14 @@
 //! # Source
 //! Song et al., "MPNet" (arXiv 2004.09297). Names are those of `transformers`.
 
-use super::encoder::{Activation, Bias, Embeddings, Encoder, Positions, Slice};
-use super::parts::{self, Names, Plain};
+use super::Architecture;
+use super::encoder::{Bias, Encoder, Slice};
+use super::parts::{self, Names};
+use super::roberta::Family;
 use super::settings::Settings;
-use super::{Architecture, Bounds};
 use crate::load::checkpoint::Checkpoint;
 use crate::load::{Error, inspect};
-use crate::manifest::{Manifest, Pooling};
+use crate::manifest::Manifest;
 use serde_json::Value;
 
 /// The line for the list of architectures.
@@ -37,49 +38,15 @@ const PADDING: u32 = 1;
 const DISTANCE_MAX: usize = 128;
 
 fn describe(config: &Value, manifest: &Manifest, checkpoint: &Checkpoint) -> Result<Encoder, Error> {
-    let settings = Settings(config);
-    let (h, f) = (settings.size("hidden_size")?, settings.size("intermediate_size")?);
-    let (queries, positions) = (settings.size("num_attention_heads")?, settings.size("max_position_embeddings")?);
-    let eps = settings.positive_or("layer_norm_eps", 1e-12)?;
-    let activation = settings.activation("hidden_act", "gelu")?;
-    let buckets = settings.size_or("relative_attention_num_buckets", 32)?;
+    let family = Family { prefix: "mpnet.", epsilon: 1e-12, padding: PADDING, names: &NAMES, has_types: false };
+    let plain = family.describe(config, manifest, checkpoint)?;
+    let buckets = Settings(config).size_or("relative_attention_num_buckets", 32)?;
     if !buckets.is_multiple_of(4) {
         let detail = format!("relative_attention_num_buckets is {buckets}; a multiple of 4 is needed");
         return Err(Error::config(inspect::CONFIG, detail));
     }
-    let prefix = checkpoint.prefix("mpnet.", "embeddings.word_embeddings.weight");
-    let at = |name: &str| format!("{prefix}{name}");
-    let norm = |name: &str| parts::layer_norm(checkpoint, name, h, eps);
-    let plain = Plain { checkpoint, prefix, hidden: h, inner: f, epsilon: eps, activation };
-    let words = parts::table(checkpoint, at("embeddings.word_embeddings.weight"), h);
-    let (head, vector) = parts::head(manifest, h, Pooling::Mean, || {
-        parts::two_step_head(checkpoint, h, "classifier.dense", Activation::Tanh, "classifier.out_proj")
-    });
-    Ok(Encoder {
-        bounds: Bounds {
-            vocabulary: words.shape[0],
-            types: 1,
-            tokens: positions.saturating_sub(PADDING as usize + 1).max(1),
-            vector,
-        },
-        hidden: h,
-        embeddings: Embeddings {
-            words,
-            positions: Some(Positions {
-                table: Slice::whole(at("embeddings.position_embeddings.weight"), &[positions, h]),
-                padding: Some(PADDING),
-            }),
-            types: None,
-            norm: Some(norm(&at("embeddings.LayerNorm"))),
-        },
-        heads: parts::heads(queries, settings.head_dim(h, queries)?),
-        bias: Some(Bias::Buckets {
-            table: Slice::whole(at("encoder.relative_attention_bias.weight"), &[buckets, queries]),
-            distance_max: DISTANCE_MAX,
-        }),
-        rotaries: vec![],
-        layers: plain.layers(settings.layers("num_hidden_layers")?, &NAMES),
-        norm: None,
-        head,
-    })
+    let prefix = checkpoint.prefix(family.prefix, "embeddings.word_embeddings.weight");
+    let name = format!("{prefix}encoder.relative_attention_bias.weight");
+    let table = Slice::whole(name, &[buckets, plain.heads.queries]);
+    Ok(Encoder { bias: Some(Bias::Buckets { table, distance_max: DISTANCE_MAX }), ..plain })
 }

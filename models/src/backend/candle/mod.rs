@@ -12,7 +12,11 @@ mod ops;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "a launch is a promise about its arguments; see the SAFETY notes")]
 mod ops_cuda;
+#[cfg(feature = "metal")]
+mod ops_metal;
 mod ops_plain;
+#[cfg(any(feature = "metal", test))]
+mod ops_trial;
 
 pub(crate) use decoder::{load as load_text, need as text_need};
 

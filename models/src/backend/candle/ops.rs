@@ -1,10 +1,11 @@
 //! The ops of `kernels` as ops of Candle's: tensors come in and go out. On the CPU in f32 they run the vector code, on CUDA in f32,
-//! f16 and bf16 the CUDA code; anything else runs Candle's own steps, see [`super::ops_plain`]. All give the same up to rounding.
+//! f16 and bf16 the CUDA code, on Metal in f32 and f16 the Metal code; anything else runs Candle's own steps, see
+//! [`super::ops_plain`]. All give the same up to rounding.
 
 use super::encoder::{Angles, Biases, Norm, Places};
 use super::ops_plain;
 use crate::arch::encoder::{Activation, Heads, NormKind, Reach};
-use candle_core::{CpuStorage, CustomOp1, D, DType, Error, InplaceOp1, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Error, InplaceOp1, Layout, Result, Shape, Storage, Tensor};
 use kernels::attention::{self as packed_attention, Rows, attention_part};
 use kernels::launch::columns::Columns;
 use kernels::pool::{self, Kind};
@@ -16,8 +17,14 @@ pub(super) const ROWS_PER_TASK: usize = 32;
 
 /// Whether the fused form takes it.
 pub(super) fn is_fused(x: &Tensor) -> bool {
-    let types = if x.device().is_cpu() { &[DType::F32][..] } else { &[DType::F32, DType::F16, DType::BF16] };
-    (x.device().is_cpu() || x.device().is_cuda()) && x.is_contiguous() && types.contains(&x.dtype())
+    let types = match x.device() {
+        Device::Cpu => &[DType::F32][..],
+        Device::Cuda(_) => &[DType::F32, DType::F16, DType::BF16],
+        #[cfg(feature = "metal")]
+        Device::Metal(device) if super::ops_metal::runs_on(device) => &[DType::F32, DType::F16],
+        Device::Metal(_) => &[],
+    };
+    x.is_contiguous() && types.contains(&x.dtype())
 }
 
 /// `norm(x + residual)` over the last dimension.
@@ -90,7 +97,7 @@ pub(super) fn attention(
     bias: Option<&Biases>,
 ) -> Result<Tensor> {
     let op = AttentionOp { places, heads, reach, bias };
-    if !is_fused(qkv) || (qkv.device().is_cuda() && !op.is_on_cuda(qkv.dtype())) {
+    if !is_fused(qkv) || !op.is_for(qkv) {
         return ops_plain::attention(qkv, places, heads, reach, bias);
     }
     qkv.apply_op1_no_bwd(&Fused(op))
@@ -126,6 +133,12 @@ pub(super) trait Op {
         width: usize,
         out: super::ops_cuda::Out<'_>,
     ) -> Result<candle_core::CudaStorage>;
+
+    /// On an Apple GPU.
+    #[cfg(feature = "metal")]
+    fn metal(&self, _: &super::ops_metal::Input<'_>) -> Result<candle_core::MetalStorage> {
+        candle_core::bail!("{}: there is no Metal code", Self::NAME)
+    }
 }
 
 /// [`Op::cuda`] by a function of `ops_cuda`; nothing in a build without CUDA.
@@ -143,6 +156,16 @@ macro_rules! on_cuda {
     };
 }
 pub(super) use on_cuda;
+
+/// [`Op::metal`] by a function of `ops_metal`; nothing in a build without Metal.
+macro_rules! on_metal {
+    ($function:path) => {
+        #[cfg(feature = "metal")]
+        fn metal(&self, on: &super::ops_metal::Input<'_>) -> Result<candle_core::MetalStorage> {
+            $function(self, on)
+        }
+    };
+}
 
 /// An [`Op`] as Candle knows ops.
 pub(super) struct Fused<O>(pub(super) O);
@@ -169,6 +192,16 @@ impl<O: Op> CustomOp1 for Fused<O> {
         let (rows, width) = layout.shape().dims2()?;
         let dims = self.0.dims(rows, width);
         Ok((super::ops_cuda::run(&self.0, storage, layout, width, dims)?, dims.into()))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        storage: &candle_core::MetalStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        let (rows, width) = layout.shape().dims2()?;
+        Ok((super::ops_metal::run(&self.0, storage, layout, width)?, self.0.dims(rows, width).into()))
     }
 }
 
@@ -232,6 +265,7 @@ impl Op for NormOp<'_> {
     }
 
     on_cuda!(super::ops_cuda::norm);
+    on_metal!(super::ops_metal::norm);
 }
 
 /// See [`glu`].
@@ -253,6 +287,7 @@ impl Op for GluOp {
     }
 
     on_cuda!(super::ops_cuda::glu);
+    on_metal!(super::ops_metal::glu);
 }
 
 /// See [`attention`].
@@ -264,9 +299,19 @@ pub(super) struct AttentionOp<'a> {
 }
 
 impl AttentionOp<'_> {
-    /// Whether the CUDA code takes heads of this width: rows of keys are read 16 bytes at a time.
-    fn is_on_cuda(&self, dtype: DType) -> bool {
-        self.heads.dim <= 256 && (self.heads.dim * dtype.size_in_bytes()).is_multiple_of(16)
+    /// Whether there is code for such heads where the input is.
+    fn is_for(&self, qkv: &Tensor) -> bool {
+        match qkv.device() {
+            Device::Cpu => true,
+            // Rows of keys are read 16 bytes at a time.
+            Device::Cuda(_) => {
+                self.heads.dim <= 256 && (self.heads.dim * qkv.dtype().size_in_bytes()).is_multiple_of(16)
+            }
+            #[cfg(feature = "metal")]
+            Device::Metal(_) => super::ops_metal::takes_heads(qkv, self.heads),
+            #[cfg(not(feature = "metal"))]
+            Device::Metal(_) => false,
+        }
     }
 }
 
@@ -305,6 +350,7 @@ impl Op for AttentionOp<'_> {
     }
 
     on_cuda!(super::ops_cuda::attention);
+    on_metal!(super::ops_metal::attention);
 }
 
 /// See [`pool`].
@@ -327,6 +373,7 @@ impl Op for PoolOp<'_> {
     }
 
     on_cuda!(super::ops_cuda::pool);
+    on_metal!(super::ops_metal::pool);
 }
 
 /// See [`gelu`].
@@ -353,6 +400,11 @@ impl InplaceOp1 for GeluOp<'_> {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, storage: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
         super::ops_cuda::gelu(self, storage, layout)
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, storage: &mut candle_core::MetalStorage, layout: &Layout) -> Result<()> {
+        super::ops_metal::gelu(self, storage, layout)
     }
 }
 
@@ -381,6 +433,11 @@ impl InplaceOp1 for RotaryOp<'_> {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, storage: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
         super::ops_cuda::rotary(self, storage, layout)
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, storage: &mut candle_core::MetalStorage, layout: &Layout) -> Result<()> {
+        super::ops_metal::rotary(self, storage, layout)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The ops in Candle's own steps, for devices and types that the fused forms are not written for (Metal, half precision on the
-//! CPU). Tensors come in and go out. Not fast: a sequence at a time, with whole matrices of scores.
+//! The ops in Candle's own steps, for types and heads that the fused forms are not written for (half precision on the CPU, bf16
+//! on Metal). Tensors come in and go out. Not fast: a sequence at a time, with whole matrices of scores.
 
 use super::encoder::{Angles, Biases, Norm, Places};
 use super::ops;

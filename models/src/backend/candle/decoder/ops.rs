@@ -1,6 +1,6 @@
 //! What a decoder does beyond an encoder, as ops of Candle's: tensors come in and go out, keys and values go into the cache. On the CPU in
 //! f32 they run the vector code of `kernels`, on CUDA in f32, f16 and bf16 the CUDA code; anything else runs Candle's own steps, see
-//! [`super::ops_plain`]. All give the same up to rounding.
+//! [`super::ops_plain`] (on Metal all but norms and gates). All give the same up to rounding.
 
 use super::batch::{Arrays, Batch};
 use super::cache::Cache;
@@ -233,6 +233,19 @@ impl CustomOp2 for AddNormOp<'_> {
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let (rows, width) = x_layout.shape().dims2()?;
         let both = super::ops_cuda::add_norm(self, (x, x_layout), (y, y_layout), rows, width)?;
+        Ok((both, (2, rows, width).into()))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        x: &candle_core::MetalStorage,
+        x_layout: &Layout,
+        y: &candle_core::MetalStorage,
+        y_layout: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        let (rows, width) = x_layout.shape().dims2()?;
+        let both = crate::backend::candle::ops_metal::add_norm(self.norm, (x, x_layout), (y, y_layout), width)?;
         Ok((both, (2, rows, width).into()))
     }
 }

@@ -86,7 +86,7 @@ pub(super) struct Biases {
 pub(super) struct Places {
     pub(super) packed: Packed,
     /// `[sequences + 1]`
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only GPUs read it there"))]
+    #[cfg_attr(not(any(feature = "cuda", feature = "metal")), expect(dead_code, reason = "only GPUs read it there"))]
     pub(super) cu_seqlens: Tensor,
     /// `[t]`
     pub(super) positions: Tensor,

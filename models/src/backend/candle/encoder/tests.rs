@@ -1,5 +1,5 @@
 //! The fused ops against Candle's own steps, which take no part in one another: a mistake in either shows. On the CPU, and on the
-//! first CUDA device where this build and this machine have one.
+//! first CUDA device and the first Metal device where this build and this machine have one.
 
 use super::*;
 use crate::arch::encoder::{Heads, Reach};
@@ -12,6 +12,10 @@ fn devices() -> Vec<Device> {
     match Device::new_cuda(0) {
         Ok(device) if cfg!(feature = "cuda") => devices.push(device),
         _ => println!("skipped: CUDA: this build or this machine has none"),
+    }
+    match Device::new_metal(0) {
+        Ok(device) if cfg!(feature = "metal") => devices.push(device),
+        _ => println!("skipped: Metal: this build or this machine has none"),
     }
     devices
 }
