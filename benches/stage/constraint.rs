@@ -7,7 +7,7 @@
 //! counts: what is left out is what others took of the processor meanwhile.
 //!
 //! What it says: masks of JSON and of grammars take microseconds, but an expression that repeats words takes milliseconds where its text goes
-//! where none has been before. Masks are computed on the thread that chooses tokens, so a step's other texts wait for them.
+//! where none has been before. A worker computes them beside the step, so that no other text waits for them.
 //!
 //! `cargo bench -p benches --bench constraint`, with `-- schema` for the forms of that name.
 

@@ -130,10 +130,12 @@ pub fn build(options: Options) -> Result<Worker, StartError> {
     let free_memory = compute.free_memory.clone().or_else(|| Some(Arc::new(ask) as config::FreeMemory));
     let compute = config::Compute { threads, free_memory, ..compute };
     let devices = device::Options { devices, batch, text, compute };
-    let devices = device::Devices::start(devices, cache.clone(), Arc::clone(&metrics)).map_err(StartError::Threads)?;
+    let pool = pool::Pool::new(threads).map_err(StartError::Threads)?;
+    let devices = device::Devices::start(devices, cache.clone(), Arc::clone(&metrics), pool.clone());
+    let devices = devices.map_err(StartError::Threads)?;
     let handle = Handle::new(service::Parts {
         admission: admission::Admission::new(admission.tasks_max),
-        pool: pool::Pool::new(threads).map_err(StartError::Threads)?,
+        pool,
         devices,
         cache,
         metrics,

@@ -27,6 +27,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
+    /// Done before all other work.
+    first: VecDeque<Work>,
     work: VecDeque<Work>,
     closed: bool,
 }
@@ -62,23 +64,33 @@ impl Pool {
         let room = Arc::clone(&self.0.room).acquire_owned().await;
         let room = room.expect("the semaphore is never closed");
         let (sender, receiver) = oneshot::channel();
-        self.0.shared.push(Box::new(move || {
-            let _room = room;
-            if sender.is_closed() {
-                return;
-            }
-            if let Ok(value) = catch_unwind(AssertUnwindSafe(work)) {
-                // A caller who left meanwhile is not an error.
-                let _ = sender.send(value);
-            }
-        }));
+        self.0.shared.push(
+            |queue| &mut queue.work,
+            Box::new(move || {
+                let _room = room;
+                if sender.is_closed() {
+                    return;
+                }
+                if let Ok(value) = catch_unwind(AssertUnwindSafe(work)) {
+                    // A caller who left meanwhile is not an error.
+                    let _ = sender.send(value);
+                }
+            }),
+        );
         receiver.await.map_err(|_| Error::Internal("a CPU task crashed".into()))
+    }
+
+    /// Runs a closure before all others that wait, those that came so before it excepted: for what a device waits for, which must be short. It
+    /// never waits for room: whoever sends has a bound on what it sends. A panic ends the closure only.
+    pub fn run_first(&self, work: impl FnOnce() + Send + 'static) {
+        let contained = move || drop(catch_unwind(AssertUnwindSafe(work)));
+        self.0.shared.push(|queue| &mut queue.first, Box::new(contained));
     }
 }
 
 impl Shared {
-    fn push(&self, work: Work) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).work.push_back(work);
+    fn push(&self, to: impl FnOnce(&mut Queue) -> &mut VecDeque<Work>, work: Work) {
+        to(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner)).push_back(work);
         self.wake.notify_one();
     }
 
@@ -86,7 +98,8 @@ impl Shared {
         loop {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             let work = loop {
-                if let Some(work) = queue.work.pop_front() {
+                let first = queue.first.pop_front();
+                if let Some(work) = first.or_else(|| queue.work.pop_front()) {
                     break work;
                 }
                 if queue.closed {
@@ -143,5 +156,28 @@ mod tests {
         blocker.await.unwrap().unwrap().unwrap();
         pool.run(move || tell.send("stayed")).await.unwrap().unwrap();
         assert_eq!(told.recv(), Ok("stayed"));
+    }
+
+    #[tokio::test]
+    async fn what_a_device_waits_for_comes_before_all_that_waits_and_may_panic() {
+        let pool = Pool::new(1).unwrap();
+        let (go, gate) = sync_channel::<()>(1);
+        let (tell, told) = sync_channel::<&str>(4);
+        let blocker = pool.clone();
+        let blocker = tokio::spawn(async move { blocker.run(move || gate.recv()).await });
+        tokio::task::yield_now().await;
+        let say = |word| {
+            let tell = tell.clone();
+            move || tell.send(word).unwrap()
+        };
+        let mut waits = Box::pin(pool.run(say("waited")));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        pool.run_first(|| panic!("expected by this test"));
+        pool.run_first(say("first"));
+        pool.run_first(say("second"));
+        go.send(()).unwrap();
+        blocker.await.unwrap().unwrap().unwrap();
+        waits.await.unwrap();
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), ["first", "second", "waited"]);
     }
 }

@@ -26,6 +26,9 @@ pub struct Rows {
     pub(super) sums_16: Vec<u32>,
     /// The sums over every 32 inputs, two i16 in each word: `[rows, k / 64]`. Blocks of 32 do not need them.
     pub(super) sums_32: Vec<u32>,
+    /// For weights of 6 bits, from which 32 is to be taken: −32 times the sums over the first two and over the last two inputs of every group of 4,
+    /// over every 16 inputs: two i16 in each word, `[rows, k / 16]`. Blocks of 32 do not need them.
+    pub(super) excess_16: Vec<u32>,
     /// One row of whole numbers.
     pub(super) whole: Aligned,
 }
@@ -45,6 +48,7 @@ impl Rows {
         let of_sums = if self.block == SMALL { 0 } else { count * k };
         self.sums_16.resize(count * k / 32, 0);
         self.sums_32.resize(of_sums / 64, 0);
+        self.excess_16.resize(of_sums / 16, 0);
         simd::quantize(x, weights.isa(), self.block, self);
         Ok(())
     }

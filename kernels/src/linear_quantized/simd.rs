@@ -37,7 +37,8 @@ pub(super) fn quantize(x: &[f32], isa: Isa, block: usize, rows: &mut Rows) {
         let sums_16 = &mut rows.sums_16[row * (k / 32)..][..k / 32];
         let of_sums = if rows.sums_32.is_empty() { 0 } else { k };
         let sums_32 = &mut rows.sums_32[row * (of_sums / 64)..][..of_sums / 64];
-        bytes::run(isa, Narrow { from: to, words, sums_16, sums_32 });
+        let excess_16 = &mut rows.excess_16[row * (of_sums / 16)..][..of_sums / 16];
+        bytes::run(isa, Narrow { from: to, words, sums_16, sums_32, excess_16 });
     }
     rows.whole = whole;
 }
@@ -86,6 +87,7 @@ struct Narrow<'a> {
     words: &'a mut [u32],
     sums_16: &'a mut [u32],
     sums_32: &'a mut [u32],
+    excess_16: &'a mut [u32],
 }
 
 impl bytes::Kernel for Narrow<'_> {
@@ -108,6 +110,14 @@ impl bytes::Kernel for Narrow<'_> {
         }
         for (sums, of_16) in self.sums_32.iter_mut().zip(self.sums_16.chunks_exact(2)) {
             *sums = pair(of_16[0] as i16 + (of_16[0] >> 16) as i16, of_16[1] as i16 + (of_16[1] >> 16) as i16);
+        }
+        for (excess, q) in self.excess_16.iter_mut().zip(to.chunks_exact(16)) {
+            let (mut first, mut second) = (0_i16, 0_i16);
+            for group in q.chunks_exact(GROUP) {
+                first -= i16::from(group[0]) + i16::from(group[1]);
+                second -= i16::from(group[2]) + i16::from(group[3]);
+            }
+            *excess = pair(32 * first, 32 * second);
         }
     }
 }

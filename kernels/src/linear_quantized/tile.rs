@@ -8,7 +8,10 @@
 //! |---|--:|--:|--:|
 //! | 4 bits: 0 to 15 | 2 · 15 · 127 | 8 | 30,480 |
 //! | 5 bits: 0 to 31 | 2 · 31 · 127 | 4 | 31,496 |
-//! | 6 bits: 0 to 63 | 2 · 63 · 127 | 2 | 32,004 |
+//! | 6 bits, less 32: −32 to 31 | 2 · 32 · 127 | 4 | 32,512 |
+//!
+//! Elements of 6 bits are stored as 0 to 63, and so are their products (of a group at most 2 · 63 · 127 = 16,002). Their sums begin with what that is too
+//! much, and may leave 16 bits on their way, but come back: additions wrap around.
 //!
 //! Sums of a block in 32 bits: at most 256 · 127 · 63 · 128 = 262,176,768, for 6 bits with a scale of −128.
 
@@ -82,7 +85,7 @@ pub(super) struct Place {
     pub(super) words_stride: usize,
     pub(super) scales: *const f32,
     pub(super) scales_stride: usize,
-    /// The sums that minimums (or what elements have too much) are multiplied with, in pairs.
+    /// The sums that minimums (or what elements have too much) are multiplied with, in pairs. Where [`starts_below`], what sums begin with.
     pub(super) sums: *const u32,
     pub(super) sums_stride: usize,
     pub(super) c: *mut f32,
@@ -123,7 +126,11 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
         let Product { x, weights, panels, rows, c, c_stride } = self.0;
         assert_eq!(weights.width(), VECTORS * B::WIDTH, "panels of this instruction set");
         let (k, blocks) = (weights.inputs(), weights.blocks_a_row());
-        let (sums, sums_stride) = if HIGH == 2 { (&x.sums_16, k / 32) } else { (&x.sums_32, k / 64) };
+        let (sums, sums_stride) = match HIGH {
+            2 if starts_below::<B, HIGH>() => (&x.excess_16, k / 16),
+            2 => (&x.sums_16, k / 32),
+            _ => (&x.sums_32, k / 64),
+        };
         assert!(rows.end <= x.len() && sums.len() >= rows.end * sums_stride, "rows with their sums");
         let tiles = rows.len().div_ceil(B::TILE_ROWS);
         let mut unpacked = MaybeUninit::<Unpacked>::uninit();
@@ -181,6 +188,11 @@ pub(super) const fn vector<B: Bytes>() -> usize {
     4 * B::WIDTH
 }
 
+/// Whether sums begin with what elements have too much, so that nothing is to be taken away from them at the end.
+const fn starts_below<B: Bytes, const HIGH: usize>() -> bool {
+    HIGH == 2 && B::IS_NARROW
+}
+
 /// Unpacks scales, minimums (of 6 bits the scales once more, which the 32 is taken from), `d` and `dmin` of one block of a panel.
 ///
 /// # Safety
@@ -199,8 +211,10 @@ unsafe fn scales<B: Bytes, const HIGH: usize>(b: B, from: *const u8, layout: Lay
                 let scales = if HIGH == 2 { b.signed_pairs(scales) } else { b.pairs(scales) };
                 b.store(b.first(scales), at(SCALES, 2 * pair, v));
                 b.store(b.second(scales), at(SCALES, 2 * pair + 1, v));
-                let mins = if HIGH == 2 { scales } else { b.pairs(from.add(layout.mins + pairs_at)) };
-                b.store(mins, at(MINS, pair, v));
+                if !starts_below::<B, HIGH>() {
+                    let mins = if HIGH == 2 { scales } else { b.pairs(from.add(layout.mins + pairs_at)) };
+                    b.store(mins, at(MINS, pair, v));
+                }
             }
         }
         for v in 0..VECTORS {
@@ -297,8 +311,7 @@ unsafe fn pair<B: Bytes, const HIGH: usize, const PAIR: usize, const IS_UNPACKED
 const fn pairs_a_scale(high: usize, is_narrow: bool) -> usize {
     match (high, is_narrow) {
         (0, _) | (1, false) => 4,
-        (1, true) | (2, false) => 2,
-        _ => 1,
+        _ => 2,
     }
 }
 
@@ -334,12 +347,14 @@ unsafe fn tile<B: Bytes, const HIGH: usize, const ROWS: usize, const IS_UNPACKED
             unsafe {
                 let part = |part: usize, index: usize| scratch.add((part + index * VECTORS + v) * vector::<B>());
                 let mut mins = b.splat(0);
-                for pair in 0..if HIGH == 2 { 8 } else { 4 } {
+                for pair in 0..if starts_below::<B, HIGH>() { 0 } else { [4, 4, 8][HIGH] } {
                     let x = b.splat(*place.sums.add(row * place.sums_stride + pair));
                     mins = b.add_pairs(mins, b.load(part(MINS, pair)), x);
                 }
                 let d = b.load_f32(part(D, 0).cast());
-                let y = if HIGH == 2 {
+                let y = if starts_below::<B, HIGH>() {
+                    b.mul(b.float(sums), d)
+                } else if HIGH == 2 {
                     b.mul(b.float(b.less_32(sums, mins)), d)
                 } else {
                     let dmin = b.load_f32(part(DMIN, 0).cast());
@@ -372,7 +387,11 @@ unsafe fn step<B: Bytes, const HIGH: usize, const PAIR: usize, const ROWS: usize
     // SAFETY: as the caller vouches.
     unsafe {
         let weights = pair::<B, HIGH, PAIR, IS_UNPACKED>(b, from, layout, scratch, unit);
+        let is_first = PAIR.is_multiple_of(pairs_a_scale(HIGH, B::IS_NARROW));
         for (row, short) in short.iter_mut().enumerate() {
+            if starts_below::<B, HIGH>() && is_first {
+                *short = [b.splat(*place.sums.add(row * place.sums_stride + 2 * unit + PAIR / 2)); VECTORS];
+            }
             let words = place.words.add(row * place.words_stride + unit * GROUPS + 2 * PAIR);
             for (group, weights) in weights.into_iter().enumerate() {
                 let x = b.splat(*words.add(group));

@@ -234,7 +234,7 @@ impl Inner {
         // What was tried lies in blocks that count as free.
         let blocks = Blocks::new(u32::try_from(info.blocks).unwrap_or(u32::MAX - 1), info.block_tokens);
         let scheduler = Scheduler::new(limits, blocks).map_err(|error| refuse(error.to_string()))?;
-        let writer = Writer::new(scheduler, generator, Arc::clone(language.tokenizer()));
+        let writer = Writer::new(scheduler, generator, Arc::clone(language.tokenizer()), self.pool.clone());
         let (does, info) = (Does::Write(language), info.as_info());
         Ok(Made { does, info, choice, runner: Runner::Writer(Box::new(writer), limits) })
     }

@@ -25,6 +25,7 @@ use crate::batch::Queue;
 use crate::batch::policy::{Limits, Policy};
 use crate::generate::writer::{Ask, Event};
 use crate::metrics::Metrics;
+use crate::pool::Pool;
 use crate::{Error, cache, config};
 use desk::NotTaken;
 use ledger::Ledger;
@@ -39,6 +40,8 @@ struct Inner {
     options: Options,
     cache: cache::Handle,
     metrics: Arc<Metrics>,
+    /// For what is computed beside the devices.
+    pool: Pool,
     seats: Vec<Seat>,
     /// By `name@version`.
     residents: RwLock<HashMap<String, Arc<Resident>>>,
@@ -107,7 +110,7 @@ impl Devices {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start(options: Options, cache: cache::Handle, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+    pub fn start(options: Options, cache: cache::Handle, metrics: Arc<Metrics>, pool: Pool) -> std::io::Result<Self> {
         let seat = |device: &config::DeviceOptions| {
             let queue = Queue::new(Policy { overtakes_max: options.batch.overtakes_max });
             let thread = std::thread::Builder::new().name(format!("device-{}", device.device)).spawn({
@@ -128,6 +131,7 @@ impl Devices {
             options,
             cache,
             metrics,
+            pool,
             seats,
             residents: RwLock::default(),
             flights: Mutex::default(),

@@ -30,6 +30,11 @@
 //! it. A text that lost its blocks [`Limits::preemptions_max`] times, for whatever reason, yields no more, and neither does one that has its
 //! place because [`Limits::overtakes_max`] others were taken past it. So low priorities come to their end beside any number of
 //! higher ones: an urgent text may wait for one of these.
+//!
+//! # A token that comes late
+//! A token may not be known when its step is finished. Then it is [deferred](Scheduler::defer): its sequence keeps place and blocks, and no plan
+//! has it until the token [comes](Scheduler::finish_late). All others go on. Where it is preempted before that, what it was to be chosen from is
+//! computed again, and the one that is late is not awaited any more.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -270,6 +275,11 @@ impl Scheduler {
         &self.plan
     }
 
+    /// The last plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Takes in what came of the last plan: a token of each part that wanted one, and which of them end their text and why. Part by
     /// part in the plan's order is fastest. A part whose token is missing counts as not run; tokens of sequences that
     /// are not here any more are dropped.
@@ -298,18 +308,39 @@ impl Scheduler {
             self.computed_tokens += granted as u64;
             blocks.seal(&mut sequence.table, &sequence.tokens, sequence.computed);
             let Some(answer) = answer else { continue };
-            sequence.push(now, answer.token);
-            if let Some((_, stop)) = stops.iter().find(|(stopped, _)| *stopped == id) {
-                finished.push((id, End::Stopped(*stop)));
-            } else if sequence.tokens.len() == sequence.length_max {
-                finished.push((id, End::Length));
-            }
+            let stop = stops.iter().find(|(stopped, _)| *stopped == id).map(|(_, stop)| *stop);
+            finished.extend(sequence.push(now, answer.token, stop).map(|end| (id, end)));
         }
         for at in 0..self.finished.len() {
             let (id, end) = self.finished[at];
             self.end(now, id, end);
         }
         self.finished.clear();
+    }
+
+    /// The token that a part of the last plan wants comes later: its tokens have run, and it is in no plan until then. To be said before the step is
+    /// finished. One that is not here any more is passed over.
+    pub fn defer(&mut self, id: SequenceId) {
+        let Self { running, blocks, computed_tokens, .. } = self;
+        let Some(sequence) = running.iter_mut().find(|sequence| sequence.id == id) else { return };
+        *computed_tokens += sequence.granted as u64;
+        sequence.computed += std::mem::take(&mut sequence.granted);
+        blocks.seal(&mut sequence.table, &sequence.tokens, sequence.computed);
+    }
+
+    /// Whether the token of this sequence that was deferred is still awaited.
+    pub fn awaits(&self, id: SequenceId) -> bool {
+        self.running.iter().any(|sequence| sequence.id == id && sequence.is_awaiting())
+    }
+
+    /// Takes in a token that was deferred, and why it ends its text, if it does. One that is not awaited is dropped.
+    pub fn finish_late(&mut self, now: Instant, sampled: Sampled, stop: Option<Stop>) {
+        let Sampled { sequence: id, token } = sampled;
+        let is_it = |sequence: &&mut Sequence| sequence.id == id && sequence.is_awaiting();
+        let Some(sequence) = self.running.iter_mut().find(is_it) else { return };
+        if let Some(end) = sequence.push(now, token, stop) {
+            self.end(now, id, end);
+        }
     }
 
     fn end(&mut self, now: Instant, id: SequenceId, end: End) -> bool {
@@ -422,7 +453,7 @@ impl Scheduler {
         prompts.clear();
         for sequence in &self.running {
             budget -= sequence.granted;
-            if sequence.granted == 0 {
+            if sequence.granted == 0 && !sequence.is_awaiting() {
                 let Standing { class, id } = sequence.standing();
                 prompts.push((class, sequence.left(), id));
             }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::blocks::Table;
-use super::request::{End, Ended, Request, SequenceId};
+use super::request::{End, Ended, Request, SequenceId, Stop};
 
 /// Priorities are 0 to 9.
 pub(super) const PRIORITY_MAX: u8 = 9;
@@ -79,9 +79,14 @@ impl Sequence {
         Standing { class: self.class, id: self.id }
     }
 
-    /// Tokens to run before the next one can be sampled. At least one.
+    /// Tokens to run before the next one can be sampled. At least one, but for who awaits a token.
     pub(super) fn left(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Whether all its tokens have run, and the next one is still to come.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.left() == 0
     }
 
     /// Tokens whose keys and values it has at its end: of the last one there are none.
@@ -119,9 +124,12 @@ impl Sequence {
         }
     }
 
-    pub(super) fn push(&mut self, now: Instant, token: u32) {
+    /// It has one more token. Returns why that is its last one, if it is.
+    pub(super) fn push(&mut self, now: Instant, token: u32, stop: Option<Stop>) -> Option<End> {
         self.tokens.push(token);
         self.first_token.get_or_insert(now);
+        let is_full = self.tokens.len() == self.length_max;
+        stop.map(End::Stopped).or(is_full.then_some(End::Length))
     }
 
     pub(super) fn ended(&self, now: Instant, end: End) -> Ended {

@@ -1,6 +1,10 @@
 //! Writes texts on one engine: the scheduler's plans are carried out, tokens are chosen and become text, and each caller gets its
 //! own as it comes. The only thing that it decides is where a text ends.
 //!
+//! What may come next in a text of a demanded form is found on the CPU pool, from when its token is written to when the next step's logits are there.
+//! Where that is not soon enough the text sits out: its logits are kept, and its token is chosen before the first plan by whose time it is found. Nobody
+//! waits for it but itself. Where there is nothing else to run, the step does or awaits what is missing.
+//!
 //! A caller's channel holds all that it may get, so that nobody who reads slowly holds up the others. One that was closed calls its
 //! text off: its blocks are free before the next step.
 
@@ -17,7 +21,9 @@ use models::task::generate::stop::Stops;
 use models::task::generate::text::TextStream;
 use tokio::sync::mpsc;
 
+use super::beside::{Beside, Crashed};
 use super::{End, Ended, Refusal, Request, Scheduler, Stop};
+use crate::pool::Pool;
 
 /// A text to be written.
 #[derive(Debug)]
@@ -118,11 +124,21 @@ pub enum Refused {
 /// What is kept of a text that is being written.
 struct Text {
     sampler: Sampler,
-    constraint: Option<Constraint>,
+    constraint: Option<Beside<Constraint>>,
     stream: TextStream,
     stops: Stops,
     stop_tokens: Arc<[u32]>,
     to: mpsc::Sender<Event>,
+    /// What its next token is to be chosen from, while it is not known what may come next: logits, and their position.
+    kept: Option<(Vec<f32>, usize)>,
+}
+
+/// What came of choosing a text's next token.
+enum Written {
+    /// It has one, which may end it.
+    Token(u32, Option<Stop>),
+    /// It is not known yet what may come next.
+    Late,
 }
 
 /// One engine and the texts that it writes.
@@ -130,10 +146,13 @@ pub struct Writer {
     scheduler: Scheduler,
     engine: Box<dyn Generator>,
     tokenizer: Arc<Tokenizer>,
+    pool: Pool,
     texts: HashMap<SequenceId, Text>,
     scratch: Scratch,
     sampled: Vec<Sampled>,
     stopped: Vec<(SequenceId, Stop)>,
+    /// Who sits out.
+    late: Vec<SequenceId>,
     failed: Vec<(SequenceId, Failure)>,
 }
 
@@ -144,16 +163,18 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// One that writes nothing yet. The scheduler's blocks are the engine's.
-    pub fn new(scheduler: Scheduler, engine: Box<dyn Generator>, tokenizer: Arc<Tokenizer>) -> Self {
+    /// One that writes nothing yet. The scheduler's blocks are the engine's; the pool has one closure of each text at a time.
+    pub fn new(scheduler: Scheduler, engine: Box<dyn Generator>, tokenizer: Arc<Tokenizer>, pool: Pool) -> Self {
         Self {
             scheduler,
             engine,
             tokenizer,
+            pool,
             texts: HashMap::new(),
             scratch: Scratch::new(),
             sampled: Vec::new(),
             stopped: Vec::new(),
+            late: Vec::new(),
             failed: Vec::new(),
         }
     }
@@ -176,7 +197,10 @@ impl Writer {
         let most = request.new_tokens_max.saturating_sub(request.generated.len()).saturating_add(1);
         let id = self.scheduler.submit(now, request)?;
         let (to, from) = mpsc::channel(most);
-        self.texts.insert(id, Text { sampler, constraint, stream, stops, stop_tokens, to });
+        // Found already, unless it goes on behind what was written elsewhere. What goes wrong is told when it is asked for.
+        let mut constraint = constraint.map(|constraint| Beside::new(constraint, |one| drop(one.find())));
+        find_next(&mut constraint, &self.pool);
+        self.texts.insert(id, Text { sampler, constraint, stream, stops, stop_tokens, to, kept: None });
         Ok(from)
     }
 
@@ -203,10 +227,15 @@ impl Writer {
         for id in self.texts.iter().filter_map(is_gone).collect::<Vec<_>>() {
             self.scheduler.cancel(clock(), id);
         }
-        let plan = self.scheduler.next(clock());
-        let Self { engine, tokenizer, texts, scratch, sampled, stopped, failed, .. } = self;
+        self.go_on(clock);
+        while self.scheduler.next(clock()).is_empty() && self.wait() {
+            self.go_on(clock);
+        }
+        let Self { scheduler, engine, tokenizer, pool, texts, scratch, sampled, stopped, late, failed } = self;
+        let plan = scheduler.plan();
         sampled.clear();
         stopped.clear();
+        let before = late.len();
         let mut step = Step::Idle;
         if !plan.is_empty() {
             step = Step::Ran { sequences: plan.len(), tokens: plan.tokens().len() };
@@ -215,23 +244,68 @@ impl Writer {
             let part = plan.part(at);
             let id = part.sequence;
             let Some(text) = texts.get_mut(&id) else { return };
-            match text.write(tokenizer, logits, part.position + part.tokens.len(), scratch) {
-                Ok((token, stop)) => {
+            let position = part.position + part.tokens.len();
+            match text.write(tokenizer, pool, logits, position, scratch) {
+                Ok(Written::Token(token, stop)) => {
                     sampled.push(Sampled { sequence: id, token });
                     stopped.extend(stop.map(|stop| (id, stop)));
+                }
+                Ok(Written::Late) => {
+                    text.kept = Some((logits.to_vec(), position));
+                    late.push(id);
                 }
                 Err(failure) => failed.push((id, failure)),
             }
         };
         let result = if plan.is_empty() { Ok(()) } else { engine.step(plan, &mut choose) };
         match result {
-            Ok(()) => self.scheduler.finish_step(clock(), &self.sampled, &self.stopped),
+            Ok(()) => {
+                late[before..].iter().for_each(|id| scheduler.defer(*id));
+                scheduler.finish_step(clock(), sampled, stopped);
+            }
             // What it left in the blocks is of no use: it must not count as computed, for others would share it.
             Err(error) => {
                 failed.extend(plan.parts().map(|part| (part.sequence, Failure::Engine(error.clone()))));
                 step = Step::Failed(error);
             }
         }
+        self.tell_ends(clock);
+        step
+    }
+
+    /// Chooses the tokens of those who sat out and need not any more.
+    fn go_on(&mut self, clock: &dyn Fn() -> Instant) {
+        let Self { scheduler, tokenizer, pool, texts, scratch, late, failed, .. } = self;
+        late.retain(|id| {
+            let Some(text) = texts.get_mut(id) else { return false };
+            // Whoever lost its blocks meanwhile gets the same logits again.
+            let Some((mut logits, position)) = text.kept.take().filter(|_| scheduler.awaits(*id)) else { return false };
+            match text.write(tokenizer, pool, &mut logits, position, scratch) {
+                Ok(Written::Token(token, stop)) => {
+                    scheduler.finish_late(clock(), Sampled { sequence: *id, token }, stop);
+                }
+                Ok(Written::Late) => {
+                    text.kept = Some((logits, position));
+                    return true;
+                }
+                Err(failure) => failed.push((*id, failure)),
+            }
+            false
+        });
+        self.tell_ends(clock);
+    }
+
+    /// Sees to it that one of those who sit out can go on. Returns false when there is none.
+    fn wait(&mut self) -> bool {
+        let Some(text) = self.late.first().and_then(|id| self.texts.get_mut(id)) else { return false };
+        text.constraint.as_mut().is_some_and(|constraint| {
+            constraint.wait();
+            true
+        })
+    }
+
+    /// Tells those who failed, and those who came to an end.
+    fn tell_ends(&mut self, clock: &dyn Fn() -> Instant) {
         for (id, failure) in self.failed.drain(..) {
             if let Some(text) = self.texts.remove(&id) {
                 text.tell(Event::Failed(failure));
@@ -243,34 +317,61 @@ impl Writer {
                 text.end(&self.tokenizer, ended);
             }
         }
-        step
     }
 }
 
+/// Sends a text's form to where it is found what may come next, unless that is known or nothing may.
+fn find_next(constraint: &mut Option<Beside<Constraint>>, pool: &Pool) {
+    let Some(beside) = constraint else { return };
+    if let Ok(Some(constraint)) = beside.get()
+        && !constraint.is_found()
+        && !constraint.has_ended()
+    {
+        beside.send(pool);
+    }
+}
+
+/// What is said of a form when what follows it panicked.
+fn lost(_: Crashed) -> constraint::Error {
+    constraint::Error::Stuck("finding what may come next crashed".into())
+}
+
 impl Text {
-    /// Chooses the next token and hands it out. Says whether it ends the text.
+    /// Chooses the next token and hands it out. Leaves everything as it is where it is not known what may come next.
     fn write(
         &mut self,
         tokenizer: &Tokenizer,
+        pool: &Pool,
         logits: &mut [f32],
         position: usize,
         scratch: &mut Scratch,
-    ) -> Result<(u32, Option<Stop>), Failure> {
-        let allowed = self.constraint.as_mut().map(|constraint| constraint.mask(logits.len())).transpose()?;
+    ) -> Result<Written, Failure> {
+        let mut form = None;
+        if let Some(beside) = &mut self.constraint {
+            form = beside.get().map_err(lost)?;
+            if form.is_none() {
+                return Ok(Written::Late);
+            }
+        }
+        let allowed = form.as_mut().map(|form| form.mask(logits.len())).transpose()?;
         let choice = self.sampler.choose(logits, allowed, position, scratch)?;
         let token = choice.token;
         if self.stop_tokens.contains(&token) {
-            return Ok((token, Some(Stop::Token)));
+            return Ok(Written::Token(token, Some(Stop::Token)));
         }
-        if let Some(constraint) = &mut self.constraint {
-            constraint.push(token)?;
+        let mut is_complete = false;
+        if let Some(form) = form {
+            form.push(token)?;
+            is_complete = form.has_ended();
         }
         let text = self.stream.push(tokenizer, token).map_err(Failure::Text)?;
         let text = self.stops.push(&text);
         self.tell(Event::Token { choice, text });
-        let is_complete = self.constraint.as_ref().is_some_and(Constraint::has_ended);
-        let stop = self.stops.has_stopped().then_some(Stop::Text);
-        Ok((token, stop.or(is_complete.then_some(Stop::Grammar))))
+        let stop = self.stops.has_stopped().then_some(Stop::Text).or(is_complete.then_some(Stop::Grammar));
+        if stop.is_none() {
+            find_next(&mut self.constraint, pool);
+        }
+        Ok(Written::Token(token, stop))
     }
 
     /// Hands out what was held back, and the end.

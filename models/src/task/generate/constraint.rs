@@ -113,7 +113,7 @@ pub(super) fn limits() -> ParserLimits {
     ParserLimits {
         // 20 ms.
         initial_lexer_fuel: 1_000_000,
-        // 7 ms, which a step of other texts is held up by: a mask of JSON takes some hundred steps.
+        // 7 ms, which its text may have to wait for: a mask of JSON takes some hundred steps.
         step_lexer_fuel: 100_000,
         // 2.5 ms.
         step_max_items: 50_000,
@@ -130,8 +130,8 @@ pub(super) fn limits() -> ParserLimits {
 /// A text of a demanded form, as far as it is written.
 pub struct Constraint {
     matcher: Matcher,
-    /// The last mask.
-    mask: Vec<u32>,
+    /// The mask behind what is written, once it is found.
+    mask: Option<Vec<u32>>,
 }
 
 impl std::fmt::Debug for Constraint {
@@ -160,9 +160,9 @@ impl Constraint {
 
     fn compile(factory: &ParserFactory, name: &'static str, grammar: TopLevelGrammar) -> Result<Self, Error> {
         let parser = factory.create_parser(grammar);
-        let mut constraint = Self { matcher: Matcher::new(parser), mask: vec![] };
+        let mut constraint = Self { matcher: Matcher::new(parser), mask: None };
         // The first mask is what shows whether anything can be written at all.
-        constraint.computed().map_err(|e| match e {
+        constraint.find().map_err(|e| match e {
             Error::Stuck(detail) => Error::Format { name, detail },
             other => other,
         })?;
@@ -177,10 +177,27 @@ impl Constraint {
     /// # Errors
     /// [`Error::Stuck`]
     pub fn mask(&mut self, vocabulary: usize) -> Result<&[u32], Error> {
-        let mut mask = self.computed()?;
+        self.find()?;
+        let mask = self.mask.get_or_insert_default();
         mask.resize(vocabulary.div_ceil(WORD), 0);
-        self.mask = mask;
-        Ok(&self.mask)
+        Ok(mask)
+    }
+
+    /// Finds the tokens that may come next, unless they are found, so that [`mask`](Self::mask) takes no time. It takes microseconds, and some 10 ms
+    /// at most.
+    ///
+    /// # Errors
+    /// [`Error::Stuck`], as often as it is asked.
+    pub fn find(&mut self) -> Result<(), Error> {
+        if self.mask.is_none() {
+            self.mask = Some(self.computed()?);
+        }
+        Ok(())
+    }
+
+    /// Whether the tokens that may come next are found.
+    pub fn is_found(&self) -> bool {
+        self.mask.is_some()
     }
 
     /// The mask in as many words as the tokenizer's vocabulary takes.
@@ -201,6 +218,7 @@ impl Constraint {
     /// # Errors
     /// [`Error::Token`] when it may not be; [`Error::Stuck`].
     pub fn push(&mut self, token: u32) -> Result<(), Error> {
+        self.mask = None;
         if self.has_ended() {
             let ends = self.matcher.tok_env().map_err(|e| stuck(&e))?;
             let is_end = ends.tok_trie().eos_tokens().contains(&token);

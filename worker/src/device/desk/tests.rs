@@ -18,6 +18,7 @@ use crate::batch::Queue;
 use crate::batch::policy::Policy;
 use crate::device::thread::{self, Command};
 use crate::generate::{Blocks, End, Limits, Request, Scheduler};
+use crate::pool::Pool;
 
 /// A fake that panics when it is asked what it is more often than so. That is asked once for each new text, and in no step.
 struct Armed {
@@ -74,7 +75,7 @@ fn desk(texts: usize) -> (Box<Desk>, Arc<Seen>) {
     };
     let scheduler = Scheduler::new(limits, blocks).unwrap();
     let engine = Box::new(Armed { fake: loaded.generator, left: AtomicUsize::new(texts) });
-    let writer = Writer::new(scheduler, engine, Arc::clone(loaded.language.tokenizer()));
+    let writer = Writer::new(scheduler, engine, Arc::clone(loaded.language.tokenizer()), Pool::new(1).unwrap());
     let watcher = Arc::<Seen>::clone(&seen);
     (Box::new(Desk { writer, model: "m@1".into(), watcher }), seen)
 }

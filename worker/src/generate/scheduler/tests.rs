@@ -84,6 +84,23 @@ fn each_running_sequence_gets_a_token_in_each_step_beside_a_long_prompt() {
 }
 
 #[test]
+fn who_awaits_a_token_keeps_its_place_and_the_others_go_on() {
+    let mut world = World::new(LIMITS, Blocks::new(64, 4));
+    world.submit(request(&other_text(1, 3), 9)).unwrap();
+    world.submit(request(&other_text(2, 3), 9)).unwrap();
+    world.plan();
+    let results = world.run();
+    // The second one's token comes later.
+    world.finish_half_late(results);
+    assert!(world.scheduler.awaits(1) && !world.scheduler.awaits(0));
+    assert_eq!(world.step(), [(0, 3, 1)]);
+    assert_eq!(world.step(), [(0, 4, 1)]);
+    world.finish_late(1);
+    assert_eq!(world.step(), [(0, 5, 1), (1, 3, 1)], "what has run is not run again");
+    world.drain();
+}
+
+#[test]
 fn a_short_prompt_does_not_wait_for_a_long_one_which_goes_on_beside_it() {
     let mut world = World::new(LIMITS, Blocks::new(64, 4));
     world.submit(request(&other_text(1, 60), 2)).unwrap();

@@ -39,7 +39,7 @@ fn limits() -> Limits {
 
 fn writer_on(engine: Box<dyn Generator>) -> Writer {
     let blocks = Blocks::new(engine.info().blocks as u32, BLOCK);
-    Writer::new(Scheduler::new(limits(), blocks).unwrap(), engine, tokenizer())
+    Writer::new(Scheduler::new(limits(), blocks).unwrap(), engine, tokenizer(), Pool::new(1).unwrap())
 }
 
 fn writer(blocks: usize) -> Writer {
@@ -321,7 +321,8 @@ fn a_text_that_is_held_to_a_form_has_it_alone_in_company_and_when_it_goes_on_els
     let vocabulary = Vocabulary::new(&tokenizer, &[end]).unwrap();
     let writer = || {
         let engine = Box::new(FakeGenerator::new(VOCABULARY, 40, BLOCK));
-        Writer::new(Scheduler::new(limits(), Blocks::new(40, BLOCK)).unwrap(), engine, tokenizer.clone())
+        let scheduler = Scheduler::new(limits(), Blocks::new(40, BLOCK)).unwrap();
+        Writer::new(scheduler, engine, tokenizer.clone(), Pool::new(1).unwrap())
     };
     // With an end that comes of itself, and with one that the model chooses.
     for (form, seed) in [("(yes|no){2}!", 1), ("[a-c]{4}[0-9]*", 2), (r#"\{"a":(true|[1-9]{1,3})\}"#, 3)] {
@@ -362,5 +363,88 @@ fn a_text_that_is_held_to_a_form_has_it_alone_in_company_and_when_it_goes_on_els
         assert_eq!(read(same), (tokens.clone(), text.clone(), Ok(ended)), "{form}");
         assert_eq!(read(rest), (tokens[3..].to_vec(), text[3..].to_owned(), Ok(ended)), "{form}");
         drop(others);
+    }
+}
+
+/// A writer whose pool has so many threads, and a text for it that is held to four letters and any digits.
+fn holding(pool: Pool, blocks: usize) -> (Writer, impl Fn(u64) -> Ask) {
+    let (tokenizer, end) = bytes();
+    let vocabulary = Vocabulary::new(&tokenizer, &[end]).unwrap();
+    let scheduler = Scheduler::new(limits(), Blocks::new(blocks as u32, BLOCK)).unwrap();
+    let engine = Box::new(FakeGenerator::new(VOCABULARY, blocks, BLOCK));
+    let writer = Writer::new(scheduler, engine, tokenizer.clone(), pool);
+    let held = move |seed| {
+        let constraint = Some(vocabulary.constraint(&Format::Regex("[a-c]{4}[0-9]*".into())).unwrap());
+        let prompt = prompt(seed as u32);
+        let stream = TextStream::after(&tokenizer, &prompt).unwrap();
+        let sampling = Sampling { seed, ..Sampling::default() };
+        Ask { constraint, sampling, stream, stop_tokens: Arc::new([end]), ..ask(&prompt, 12) }
+    };
+    (writer, held)
+}
+
+#[test]
+fn a_text_whose_next_tokens_are_not_found_yet_sits_out_and_nobody_else_does() {
+    let pool = Pool::new(1).unwrap();
+    let (release, gate) = std::sync::mpsc::sync_channel::<()>(0);
+    pool.run_first(move || {
+        gate.recv().ok();
+    });
+    let (mut writer, held) = holding(pool, 40);
+    let mut late = writer.submit(Instant::now(), held(7)).unwrap();
+    let beside = writer.submit(Instant::now(), ask(&prompt(4), 10)).unwrap();
+    let ran = |writer: &mut Writer| match writer.step(&Instant::now) {
+        Step::Ran { sequences, .. } => sequences,
+        other => panic!("{other:?}"),
+    };
+    // What may come first is found before a text is put on; what may come second is for the pool, which has no time.
+    assert_eq!([ran(&mut writer), ran(&mut writer)], [2, 2]);
+    assert!(matches!(late.try_recv(), Ok(Event::Token { .. })));
+    for _ in 2..10 {
+        assert_eq!(ran(&mut writer), 1, "it sits out");
+    }
+    assert_eq!(read(beside).0, alone(&prompt(4), 10));
+    assert!(late.try_recv().is_err());
+    // With nothing else to do, the device's own thread finds it.
+    assert_eq!(ran(&mut writer), 1);
+    assert!(matches!(late.try_recv(), Ok(Event::Token { .. })));
+    // One that leaves meanwhile is forgotten.
+    drop(late);
+    run(&mut writer);
+    assert!(writer.texts.is_empty() && writer.late.is_empty());
+    assert_eq!(writer.scheduler().figures().blocks.used, 0);
+    drop(release);
+}
+
+#[test]
+fn a_text_held_to_a_form_is_the_same_however_late_its_next_tokens_are_found() {
+    let alone = |seed| {
+        let (mut writer, held) = holding(Pool::new(1).unwrap(), 40);
+        let from = writer.submit(Instant::now(), held(seed)).unwrap();
+        run(&mut writer);
+        read(from)
+    };
+    let want: Vec<_> = (0..12).map(alone).collect();
+    assert!(want.iter().any(|(tokens, ..)| tokens.len() > 6), "the test's own premise");
+    for round in 0..20_u64 {
+        let pool = Pool::new(1 + round as usize % 3).unwrap();
+        // Blocks for some three of them, so that some lose theirs while they sit out.
+        let (mut writer, held) = holding(pool.clone(), 14);
+        let channels: Vec<_> = (0..12).map(|seed| writer.submit(Instant::now(), held(seed)).unwrap()).collect();
+        let others: Vec<_> = (0..6).map(|n| writer.submit(Instant::now(), ask(&prompt(n), 9)).unwrap()).collect();
+        let mut state = round;
+        loop {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let pause = Duration::from_micros((state >> 33) % 300);
+            pool.run_first(move || std::thread::sleep(pause));
+            if writer.step(&Instant::now) == Step::Idle {
+                break;
+            }
+        }
+        assert_eq!(channels.into_iter().map(read).collect::<Vec<_>>(), want, "{round}");
+        for (n, from) in (0..).zip(others) {
+            assert_eq!(read(from).0, super::tests::alone(&prompt(n), 9));
+        }
+        assert_eq!(writer.scheduler().figures().blocks.used, 0);
     }
 }

@@ -18,6 +18,10 @@ enum Act {
     FailedStep,
     /// A step of which only every second token comes back.
     HalfStep,
+    /// A step of which every second token comes later.
+    LateStep,
+    /// So many of those tokens come.
+    Late(usize),
     Cancel(prop::sample::Index),
     Pass(u64),
 }
@@ -71,6 +75,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => which().prop_map(Act::StepWithCancel),
         1 => Just(Act::FailedStep),
         1 => Just(Act::HalfStep),
+        2 => Just(Act::LateStep),
+        2 => (1usize..4).prop_map(Act::Late),
         1 => which().prop_map(Act::Cancel),
         1 => (0u64..20).prop_map(Act::Pass),
     ]
@@ -117,6 +123,13 @@ fn carry_out(world: &mut World, act: Act) {
             world.pass(1);
             world.finish((sampled.collect(), stops));
         }
+        Act::LateStep => {
+            world.plan();
+            let results = world.run();
+            world.pass(1);
+            world.finish_half_late(results);
+        }
+        Act::Late(count) => world.finish_late(count),
         Act::Cancel(which) => {
             if let Some(id) = any_alive(world, which) {
                 world.cancel(id);

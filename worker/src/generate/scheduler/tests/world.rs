@@ -68,6 +68,8 @@ pub(super) struct World {
     memory: Vec<u64>,
     /// The last plan, until it is finished or another one is made.
     plan: Plan,
+    /// Tokens that were deferred, with what ends their text. At most one of each sequence, the last one.
+    late: Vec<(Sampled, Option<Stop>)>,
 }
 
 /// A request as most tests want it.
@@ -98,6 +100,7 @@ impl World {
             known: BTreeMap::new(),
             memory,
             plan: Plan::default(),
+            late: vec![],
         }
     }
 
@@ -207,13 +210,15 @@ impl World {
     fn check_plan(&self, has_preempted: bool) {
         let (plan, limits, blocks) = (&self.plan, self.scheduler.limits, &self.scheduler.blocks);
         assert!(plan.tokens().len() <= limits.step_tokens && plan.len() <= limits.sequences_max);
-        assert_eq!(plan.is_empty(), self.scheduler.running.is_empty(), "who is there is served");
+        let running = &self.scheduler.running;
+        let awaits = running.iter().any(Sequence::is_awaiting);
+        assert!(!plan.is_empty() || running.is_empty() || awaits, "who is there is served");
         assert!(
             !self.scheduler.running.is_empty() || self.waiting().is_empty(),
             "who waits is begun when there is room"
         );
         if let Some(first) = self.scheduler.running.first() {
-            assert!(first.granted > 0, "the first goes on in every step");
+            assert!(first.granted > 0 || first.is_awaiting(), "the first goes on in every step");
         }
         let mut written = BTreeSet::new();
         for (at, part) in plan.parts().enumerate() {
@@ -278,6 +283,35 @@ impl World {
         self.check();
     }
 
+    /// Hands over what a step gave, but for every second token, which comes later.
+    pub(super) fn finish_half_late(&mut self, (sampled, stops): (Vec<Sampled>, Vec<(SequenceId, Stop)>)) {
+        let (mut now, mut is_late) = (vec![], false);
+        for answer in sampled {
+            let id = answer.sequence;
+            if is_late {
+                let stop = stops.iter().find(|(stopped, _)| *stopped == id).map(|(_, stop)| *stop);
+                self.late.retain(|(late, _)| late.sequence != id);
+                self.late.push((answer, stop));
+                self.scheduler.defer(id);
+            } else {
+                now.push(answer);
+            }
+            is_late = !is_late;
+        }
+        self.finish((now, stops));
+    }
+
+    /// So many tokens that were deferred come, the first ones first. Those that are not awaited any more are passed over.
+    pub(super) fn finish_late(&mut self, count: usize) {
+        for (answer, stop) in self.late.drain(..count.min(self.late.len())).collect::<Vec<_>>() {
+            if self.scheduler.awaits(answer.sequence) {
+                self.known.get_mut(&answer.sequence).unwrap().text.push(answer.token);
+            }
+            self.scheduler.finish_late(self.now, answer, stop);
+            self.check();
+        }
+    }
+
     /// A whole step of one millisecond. Returns what was run, as (sequence, position, tokens).
     pub(super) fn step(&mut self) -> Vec<(SequenceId, usize, usize)> {
         let ran = self.plan().parts().map(|part| (part.sequence, part.position, part.tokens.len())).collect();
@@ -293,6 +327,7 @@ impl World {
         while self.known.values().any(|known| known.end.is_none()) {
             steps += 1;
             assert!(steps < 100_000, "it never ends");
+            self.finish_late(usize::MAX);
             self.step();
         }
         let figures = self.scheduler.figures();
