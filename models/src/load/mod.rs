@@ -485,6 +485,30 @@ mod tests {
     }
 
     #[test]
+    fn what_ran_out_of_memory_says_so_in_its_type_whatever_step_it_was() {
+        let manifest = backend::fake::manifest("m");
+        let device = Device::Cuda(1);
+        let words = [
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+            "Failed to allocate memory for requested buffer of size 4096",
+            "Available memory of 1024 is smaller than requested bytes of 4096",
+        ];
+        for detail in words.map(str::to_owned) {
+            for error in [
+                Error::Tensor { name: "w".into(), detail: detail.clone() },
+                Error::Backend { backend: "onnxruntime", model: "m@1".into(), detail: detail.clone() },
+                Error::Device { device, detail: detail.clone() },
+            ] {
+                let expected = Error::OutOfMemory { device, model: manifest.id(), detail: detail.clone() };
+                assert_eq!(error.or_out_of_memory(&manifest, device), expected);
+            }
+        }
+        let broken = Error::Tensor { name: "w".into(), detail: "is missing".into() };
+        assert_eq!(broken.clone().or_out_of_memory(&manifest, device), broken);
+    }
+
+    #[test]
     fn formats_that_run_code_are_known_by_their_first_bytes() {
         check(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19", false, true);
         check(b"\x80\x04\x95\x17\0\0\0\0", true, true);

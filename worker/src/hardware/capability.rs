@@ -109,10 +109,11 @@ impl fmt::Debug for Options {
 /// The devices of a profile that models can run on, with what their figures depend on.
 fn devices(profile: &Profile) -> Vec<(Device, Key)> {
     let build = format!(
-        "{}{}{}",
+        "{}{}{}{}",
         env!("CARGO_PKG_VERSION"),
         if cfg!(feature = "cuda") { "-cuda" } else { "" },
-        if cfg!(feature = "metal") { "-metal" } else { "" }
+        if cfg!(feature = "metal") { "-metal" } else { "" },
+        if cfg!(debug_assertions) { "-debug" } else { "" }
     );
     let key = |device: Device, name: String, driver: String| {
         (device, Key { device: device.to_string(), name, driver, build: build.clone() })
@@ -134,7 +135,7 @@ fn devices(profile: &Profile) -> Vec<(Device, Key)> {
 
 /// The figures of every device, kept or measured as the options say, and what could not be had. It blocks for up to ten seconds a device.
 pub fn of_all(profile: &Profile, options: &Options) -> (Vec<Capability>, Vec<Finding>) {
-    let kept = read(&options.file);
+    let mut kept = read(&options.file);
     let mut findings = Vec::new();
     let mut is_new = false;
     let mut capabilities = Vec::new();
@@ -149,7 +150,12 @@ pub fn of_all(profile: &Profile, options: &Options) -> (Vec<Capability>, Vec<Fin
             }
         }
     }
-    if is_new && let Err(why) = write(&options.file, &capabilities) {
+    // Of another build's figures, the CPU's beside the GPUs' say, those stay that nobody has measured anew.
+    let is_replaced =
+        |old: &Capability, new: &Capability| (&old.key.device, &old.key.build) == (&new.key.device, &new.key.build);
+    kept.retain(|old| !capabilities.iter().any(|new| is_replaced(old, new)));
+    kept.extend_from_slice(&capabilities);
+    if is_new && let Err(why) = write(&options.file, &kept) {
         let message = format!("what was measured could not be kept in {}: {why}", options.file.display());
         findings
             .push(Finding::warning("capability.not_kept", message).with_remedy("see that the folder can be written"));
@@ -200,7 +206,19 @@ fn measure(device: Device, key: Key, profile: &Profile, options: &Options, findi
     // What is left of it is of no harm.
     drop(std::fs::remove_dir_all(&folder));
     let measured_unix_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Capability { key, measured_unix_s, copy_bytes_per_s, matmul_ops_per_s, embeddings_per_s, tokens_per_s }
+    Capability {
+        key,
+        measured_unix_s,
+        copy_bytes_per_s: copy_bytes_per_s.map(rounded),
+        matmul_ops_per_s: matmul_ops_per_s.into_iter().map(|(name, rate)| (name, rounded(rate))).collect(),
+        embeddings_per_s: embeddings_per_s.map(rounded),
+        tokens_per_s: tokens_per_s.map(rounded),
+    }
+}
+
+/// To four digits: more were not measured, and so many are the same when they are read again.
+fn rounded(rate: f64) -> f64 {
+    format!("{rate:.3e}").parse().unwrap_or(rate)
 }
 
 /// The CPU's is measured by all its threads; a GPU's by its own copies of a gigabyte, or of what is free.
@@ -333,7 +351,7 @@ fn step(writer: &mut dyn Generator, texts: usize, positions: std::ops::Range<usi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hardware::{cuda, nvidia};
+    use crate::hardware::{cpu, cuda, nvidia};
     use std::sync::Mutex;
 
     fn profile() -> Profile {
@@ -364,19 +382,24 @@ mod tests {
         assert_eq!(of(&profile(), Mode::Kept), (vec![], vec![]), "nothing is measured where nobody asks for it");
 
         let (first, told) = of(&profile(), Mode::Missing);
-        let [cpu] = first.as_slice() else { panic!("{first:?}") };
-        assert_eq!((cpu.key.device.as_str(), cpu.key.driver.as_str()), ("cpu", "2 threads"));
-        let rates = [cpu.copy_bytes_per_s, cpu.embeddings_per_s, cpu.tokens_per_s];
-        assert!(rates.iter().all(|rate| rate.is_some_and(|rate| rate.is_finite() && rate > 0.0)), "{cpu:?}");
-        assert_eq!(cpu.matmul_ops_per_s.keys().collect::<Vec<_>>(), ["f32", "int8"]);
+        let [processor] = first.as_slice() else { panic!("{first:?}") };
+        assert_eq!((processor.key.device.as_str(), processor.key.driver.as_str()), ("cpu", "2 threads"));
+        let rates = [processor.copy_bytes_per_s, processor.embeddings_per_s, processor.tokens_per_s];
+        assert!(rates.iter().all(|rate| rate.is_some_and(|rate| rate.is_finite() && rate > 0.0)), "{processor:?}");
+        assert_eq!(processor.matmul_ops_per_s.keys().collect::<Vec<_>>(), ["f32", "int8"]);
         assert!(told.iter().any(|line| line == "cpu: measuring products in int8"), "{told:?}");
         assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "its models are gone");
 
         assert_eq!(of(&profile(), Mode::Missing), (first.clone(), vec![]), "it is kept");
         assert_eq!(of(&profile(), Mode::Kept), (first.clone(), vec![]));
-        let other = Profile { threads: crate::hardware::Threads { count: 1, ..profile().threads }, ..profile() };
+        let other = Profile { threads: cpu::Threads { count: 1, ..profile().threads }, ..profile() };
         assert_eq!(of(&other, Mode::Kept), (vec![], vec![]), "with other threads it is another device");
-        assert!(!of(&profile(), Mode::Again).1.is_empty());
+
+        let theirs = Capability { key: Key { build: "another".into(), ..processor.key.clone() }, ..processor.clone() };
+        write(&file, &[theirs.clone(), processor.clone()]).unwrap();
+        let (again, told) = of(&profile(), Mode::Again);
+        assert!(!told.is_empty());
+        assert_eq!(read(&file), [theirs, again[0].clone()], "another build's figures stay");
     }
 
     #[test]
@@ -409,6 +432,13 @@ mod tests {
         let kept = Capability { tokens_per_s: Some(1.5), ..Capability::default() };
         write(&file, std::slice::from_ref(&kept)).unwrap();
         assert_eq!(read(&file), [kept]);
+    }
+
+    #[test]
+    fn figures_have_the_digits_that_were_measured() {
+        for (rate, expected) in [(1_234_567_890_123.4, 1.235e12), (0.123_45, 0.1235), (7.0, 7.0)] {
+            assert_eq!(rounded(rate), expected);
+        }
     }
 
     #[test]
