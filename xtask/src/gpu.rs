@@ -121,7 +121,9 @@ fn toolkit(root: &Path, options: &Options) -> Result<Vec<(&'static str, String)>
     let installed =
         process::output(Command::new("nvcc").arg("--version")).is_ok() || env::var_os("CUDA_HOME").is_some();
     if installed {
-        return Ok(vec![("CUDA_COMPUTE_CAP", options.compute_capability.to_string())]);
+        let compiler = cuda::compiler(&process::target_folder(root)?.join("cuda"))?;
+        let compiler = compiler.into_os_string().into_string().ok().context("the path of target/ is not UTF-8")?;
+        return Ok(vec![("NVCC", compiler), ("CUDA_COMPUTE_CAP", options.compute_capability.to_string())]);
     }
     cuda::environment(&cuda::prepare(root)?, options.compute_capability, options.threads)
 }

@@ -107,7 +107,7 @@ pub(crate) fn prepare(root: &Path) -> Result<PathBuf> {
     let (folder, home) = (process::target_folder(root)?.join("cuda"), home(root)?);
     unpack_wheels(root, &folder)?;
     link(&home)?;
-    compiler(&home)?;
+    compiler(&home.join("bin"))?;
     stand_in_driver(root, &home)?;
     let compiler = process::output(Command::new(home.join("bin/nvcc")).arg("--version"))?;
     println!("{}", process::last_lines(&compiler, 2));
@@ -117,12 +117,15 @@ pub(crate) fn prepare(root: &Path) -> Result<PathBuf> {
 /// The name of the compiler for Candle's kernels.
 const COMPILER: &str = "nvcc-for-candle";
 
-/// Puts a compiler beside nvcc that makes Candle's kernels run on all newer cards, too: without it the objects that it links statically are
-/// machine code for one generation, and its products of quantised weights fail on all others.
-fn compiler(home: &Path) -> Result<()> {
-    let file = home.join("bin").join(COMPILER);
+/// Puts a compiler into a folder that makes Candle's kernels run on all newer cards, too: without it the objects that it links statically are
+/// machine code for one generation, and its products of quantised weights fail on all others. It calls the nvcc of that folder, or the
+/// installed one.
+pub(crate) fn compiler(folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let file = folder.join(COMPILER);
     fs::write(&file, include_str!("nvcc-for-candle")).with_context(|| format!("cannot write {}", file.display()))?;
-    make_executable(&file)
+    make_executable(&file)?;
+    Ok(file)
 }
 
 /// Downloads the wheels and unpacks them into `folder/toolkit`, once for each set of versions.
