@@ -1,5 +1,5 @@
-//! With the feature `cuda`: every `src/<op>/cuda.cu` comes in, `$OUT_DIR/<op>.ptx` goes out, and
-//! `$OUT_DIR/compute_capability.rs` with the architecture that it is for. Without it, nothing happens.
+//! With the feature `cuda`: every `src/<op>/cuda.cu` comes in, `$OUT_DIR/<op>.rs` goes out, an expression with its PTX for each
+//! architecture that it is compiled for, and `$OUT_DIR/compute_capability.rs` with the oldest of them. Without it, nothing happens.
 //! Never a download, never a search through the disk: nvcc is on `PATH`, or under `CUDA_HOME` or `CUDA_PATH`.
 
 use std::env;
@@ -8,6 +8,10 @@ use std::process::Command;
 
 /// The oldest architecture that CUDA 13 compiles for (Turing). The driver compiles PTX for newer ones when it loads it.
 const COMPUTE_CAP_DEFAULT: &str = "75";
+
+/// From here on products in bf16 run on tensor cores, and those in f16 in larger pieces: an own PTX for these cards, where an older one is
+/// compiled for.
+const COMPUTE_CAP_BF16: u32 = 80;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -33,19 +37,31 @@ fn compile_all() -> Result<(), String> {
     let (Some(major), Some(minor)) = (number(major), number(&[*minor])) else {
         return Err(format!("CUDA_COMPUTE_CAP is {cap:?}, which is no architecture; set it to 75, 80, …"));
     };
-    let capability = out.join("compute_capability.rs");
-    std::fs::write(&capability, format!("({major}, {minor})\n"))
-        .map_err(|why| format!("{}: {why}", capability.display()))?;
+    let oldest = 10 * major + minor;
+    let mut architectures = vec![oldest];
+    architectures.extend((oldest < COMPUTE_CAP_BF16).then_some(COMPUTE_CAP_BF16));
+    write(&out.join("compute_capability.rs"), &format!("({major}, {minor})\n"))?;
     println!("cargo::rerun-if-changed=src");
     let folders = std::fs::read_dir("src").map_err(|why| format!("kernels/src: {why}"))?;
     for folder in folders {
         let folder = folder.map_err(|why| format!("kernels/src: {why}"))?;
         let source = folder.path().join("cuda.cu");
         if source.exists() {
-            compile(&nvcc, &source, &out.join(folder.file_name()).with_extension("ptx"), &cap)?;
+            let mut list = String::new();
+            for architecture in &architectures {
+                let ptx = out.join(folder.file_name()).with_extension(format!("{architecture}.ptx"));
+                compile(&nvcc, &source, &ptx, *architecture)?;
+                let (major, minor) = (architecture / 10, architecture % 10);
+                list += &format!("Ptx {{ compute_capability: ({major}, {minor}), text: include_str!({ptx:?}) }},\n");
+            }
+            write(&out.join(folder.file_name()).with_extension("rs"), &format!("&[\n{list}]\n"))?;
         }
     }
     Ok(())
+}
+
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(file, text).map_err(|why| format!("{}: {why}", file.display()))
 }
 
 fn find_nvcc() -> Result<PathBuf, String> {
@@ -60,9 +76,9 @@ fn find_nvcc() -> Result<PathBuf, String> {
     })
 }
 
-fn compile(nvcc: &Path, source: &Path, ptx: &Path, cap: &str) -> Result<(), String> {
+fn compile(nvcc: &Path, source: &Path, ptx: &Path, architecture: u32) -> Result<(), String> {
     let output = Command::new(nvcc)
-        .args(["--ptx", "-O3", "--std=c++17", &format!("--gpu-architecture=compute_{cap}"), "-o"])
+        .args(["--ptx", "-O3", "--std=c++17", &format!("--gpu-architecture=compute_{architecture}"), "-o"])
         .arg(ptx)
         .arg(source)
         .output()

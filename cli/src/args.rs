@@ -321,9 +321,15 @@ pub(crate) struct Coordinator {
 /// Options of `profile`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Profile {
-    /// Leave out the speed measurement, which takes a second or two.
+    /// Leave out every measurement. The first one takes up to ten seconds a device, and is kept; later ones take a second or two.
     #[arg(long)]
     pub(crate) no_measure: bool,
+    /// Measure what the devices can do again, and keep that.
+    #[arg(long, conflicts_with = "no_measure")]
+    pub(crate) measure_again: bool,
+    /// Folder in which what was measured is kept. `~/.local/share/neurogrid` when not given.
+    #[arg(long, value_name = "FOLDER", env = "NEUROGRID_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// NVIDIA's management library, when it is not where the driver puts it.
     #[arg(long, value_name = "FILE", env = "NEUROGRID_NVML_LIBRARY")]
     pub(crate) nvml_library: Option<PathBuf>,

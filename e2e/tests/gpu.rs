@@ -136,3 +136,21 @@ fn the_cuda_build_refuses_in_words_where_the_driver_does_not_work() {
         );
     }
 }
+
+#[test]
+fn the_profile_measures_what_a_device_can_do_once_and_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = |arguments: &[&str]| -> Value {
+        let output = command(folder.path()).args(["--json", "profile"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(profile(&["--no-measure"])["capabilities"], Value::Null, "nothing was measured before");
+    let measured = profile(&[])["capabilities"].clone();
+    assert_eq!(measured[0]["device"], "cpu", "{measured:#}");
+    for figure in ["copy_bytes_per_s", "embeddings_per_s", "tokens_per_s"] {
+        assert!(measured[0][figure].as_f64().is_some_and(|rate| rate > 0.0), "{figure}: {measured:#}");
+    }
+    assert!(measured[0]["matmul_ops_per_s"]["f32"].as_f64().is_some_and(|rate| rate > 0.0), "{measured:#}");
+    assert_eq!(profile(&["--no-measure"])["capabilities"], measured, "what was measured is kept, to the second");
+}

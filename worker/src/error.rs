@@ -244,7 +244,7 @@ impl Error {
             Error::Request(_) => Code::InvalidInput,
             Error::NotJson { .. } => Code::NotFinite,
             Error::Cache(error) => error.code(),
-            Error::Load { .. } => Code::ModelRefused,
+            Error::Load { error, .. } => load_code(error),
             Error::Placement(_) | Error::Memory(_) => Code::OutOfMemory,
             Error::Engine { error, .. } => engine_code(error),
             Error::Prompt { error, .. } => prompt_code(error),
@@ -299,6 +299,13 @@ fn refused_code(refused: &Refused) -> Code {
     }
 }
 
+fn load_code(error: &models::Error) -> Code {
+    match error {
+        models::Error::OutOfMemory { .. } => Code::OutOfMemory,
+        _ => Code::ModelRefused,
+    }
+}
+
 fn engine_code(error: &engine::Error) -> Code {
     match error {
         engine::Error::Input(_) => Code::InvalidInput,
@@ -348,6 +355,12 @@ mod tests {
         check(broken.into(), Code::ModelBroken, Fault::Model);
         let gone = engine::Error::Device { device: engine::Device::Cpu, detail: "gone".into() };
         check(Error::Engine { model: model(), error: gone }, Code::DeviceFailed, Fault::Hardware);
+        let load = |error| Error::Load { model: model(), device: engine::Device::Cuda(0), error: Arc::new(error) };
+        let full =
+            models::Error::OutOfMemory { device: engine::Device::Cuda(0), model: model(), detail: "full".into() };
+        check(load(full), Code::OutOfMemory, Fault::Resource);
+        let broken = models::Error::Tensor { name: "w".into(), detail: "is missing".into() };
+        check(load(broken), Code::ModelRefused, Fault::Model);
         let input = engine::Error::Input("no".into());
         check(Error::Engine { model: model(), error: input }, Code::InvalidInput, Fault::Caller);
         check(Error::Panicked { model: model() }, Code::Internal, Fault::Worker);

@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "STAGES")]
     only: Option<String>,
     /// Compute capability to compile for; newer cards compile the code further when they load it
-    #[arg(long, default_value_t = 80)]
+    #[arg(long, default_value_t = 75)]
     compute_capability: u32,
     /// Compilers that run at once
     #[arg(long, default_value_t = 2)]
@@ -121,13 +121,15 @@ fn toolkit(root: &Path, options: &Options) -> Result<Vec<(&'static str, String)>
     let installed =
         process::output(Command::new("nvcc").arg("--version")).is_ok() || env::var_os("CUDA_HOME").is_some();
     if installed {
-        return Ok(vec![("CUDA_COMPUTE_CAP", options.compute_capability.to_string())]);
+        let compiler = cuda::compiler(&process::target_folder(root)?.join("cuda"))?;
+        let compiler = compiler.into_os_string().into_string().ok().context("the path of target/ is not UTF-8")?;
+        return Ok(vec![("NVCC", compiler), ("CUDA_COMPUTE_CAP", options.compute_capability.to_string())]);
     }
     cuda::environment(&cuda::prepare(root)?, options.compute_capability, options.threads)
 }
 
-/// Builds the programs of the pack, and gives where each lies. One set of packages and features for all, so that cargo builds each
-/// dependency once.
+/// Builds the programs of the pack, and gives where each lies. The whole workspace is chosen for each of them, as it is for tests and
+/// benches: cargo then builds each dependency once.
 fn build(root: &Path, variables: &[(&'static str, String)]) -> Result<BTreeMap<&'static str, PathBuf>> {
     let mut found = BTreeMap::new();
     for (verb, targets) in [
@@ -136,8 +138,7 @@ fn build(root: &Path, variables: &[(&'static str, String)]) -> Result<BTreeMap<&
     ] {
         let mut command = process::cargo(root);
         command.args(verb).args(["--release", "--message-format", "json-render-diagnostics"]);
-        command.args(["--package", "neurogrid", "--package", "models", "--package", "kernels", "--package", "benches"]);
-        command.args(["--features", "neurogrid/cuda"]).args(targets);
+        command.args(["--workspace", "--features", "neurogrid/cuda"]).args(targets);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         println!("$ {}", process::line(&command));
         let output = command.stderr(std::process::Stdio::inherit()).output()?;

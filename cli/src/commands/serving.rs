@@ -2,6 +2,7 @@
 
 use crate::args::{Access, Backend, Serving};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use worker::config;
 use worker::device::choice;
@@ -81,6 +82,12 @@ pub(crate) fn matmul_seconds(m: usize, n: usize, k: usize, iterations: usize) ->
 /// The same without the speed measurement, which would delay a start by a second.
 pub(crate) fn quick_profile(serving: &Serving) -> hardware::Options {
     hardware::Options { measure: false, ..hardware_options(serving) }
+}
+
+/// The same with what `neurogrid profile` has measured of the devices, and kept in this data folder. Nothing is measured beside models that
+/// are loaded.
+pub(crate) fn with_capabilities(hardware: hardware::Options, data: &Path) -> hardware::Options {
+    hardware::Options { capabilities: Some(hardware::capability::Options::kept(data)), ..hardware }
 }
 
 /// Refuses to start on a machine that is smaller than was asked for; all that is missing is said at once.

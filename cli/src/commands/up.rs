@@ -62,7 +62,8 @@ pub(crate) fn best_label(output: &TaskOutput) -> Option<&str> {
 pub(crate) async fn run(global: &Global, options: Up) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let data = super::places::data(options.data_dir.clone());
-    let profile = hardware::profile(super::serving::quick_profile(&options.serving)).await;
+    let looking = super::serving::quick_profile(&options.serving);
+    let profile = hardware::profile(super::serving::with_capabilities(looking, &data)).await;
     super::serving::warn_of_idle_gpu(&profile);
     let devices = super::serving::devices(&options.serving, &profile)?;
     let coordinator = ::coordinator::build(coordinator_options(&options, data.join("coordinator"))).await?;
@@ -71,6 +72,7 @@ pub(crate) async fn run(global: &Global, options: Up) -> anyhow::Result<ExitCode
 
     let mut worker_options = super::serving::options(options.worker_bind, &options.access, &options.serving);
     worker_options.devices.devices = devices;
+    worker_options.hardware = worker_options.hardware.map(|looking| super::serving::with_capabilities(looking, &data));
     let examples = examples(worker_options.compute.backend);
     for model in &examples {
         if !worker_options.devices.preload.iter().any(|other| other == model) {

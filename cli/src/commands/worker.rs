@@ -44,11 +44,14 @@ impl Serving {
 /// Runs it.
 pub(crate) async fn run(global: &Global, options: Worker) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
-    let profile = hardware::profile(super::serving::quick_profile(&options.serving)).await;
+    let data = super::places::data(options.data_dir);
+    let looking = super::serving::quick_profile(&options.serving);
+    let profile = hardware::profile(super::serving::with_capabilities(looking, &data)).await;
     super::serving::check_minimums(&options.serving, &profile)?;
     super::serving::warn_of_idle_gpu(&profile);
     let mut worker_options = super::serving::options(options.bind, &options.access, &options.serving);
     worker_options.devices.devices = super::serving::devices(&options.serving, &profile)?;
+    worker_options.hardware = worker_options.hardware.map(|looking| super::serving::with_capabilities(looking, &data));
     let worker = ::worker::build(worker_options)?;
     let url = format!("http://{}", worker.address());
     let linking = Linking {
@@ -56,7 +59,7 @@ pub(crate) async fn run(global: &Global, options: Worker) -> anyhow::Result<Exit
         name: options.name.unwrap_or_else(machine_name),
         region: options.region,
         enrolment_token: options.enrolment_token,
-        data: super::places::data(options.data_dir),
+        data,
     };
     let for_whom = match linking.addresses.as_slice() {
         [] => "no coordinator: it serves its local API only".to_owned(),

@@ -83,10 +83,11 @@ template <typename T> static __device__ __forceinline__ Part<T> part_of(const Ca
 }
 
 #define ATTENTION(type, T, D, WARPS, FORM)                                                                                \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_##type##_##D(                                      \
-        const T *q, const T *k, const T *v, const unsigned *cu_seqlens, const float *bias, T *out, unsigned q_stride,     \
-        unsigned k_stride, unsigned v_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, float scale,          \
-        unsigned behind, unsigned ahead, unsigned span) {                                                                 \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_MIN)                                                  \
+        attention_##type##_##D(                                                                                           \
+            const T *q, const T *k, const T *v, const unsigned *cu_seqlens, const float *bias, T *out, unsigned q_stride, \
+            unsigned k_stride, unsigned v_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, float scale,      \
+            unsigned behind, unsigned ahead, unsigned span) {                                                             \
         FORM<T, D, WARPS>(part_of<T>({q, k, v, cu_seqlens, bias, out, q_stride, k_stride, v_stride, heads, kv_heads,      \
                                       head_dim, scale, behind, ahead, span}));                                            \
     }

@@ -366,19 +366,21 @@ template <typename T, int D, int WARPS> static __device__ __forceinline__ void p
     }
 
 #define DECODE(type, T, D, G)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(128) attention_paged_decode_##type##_##D##_##G(                          \
-        const T *q, const T *keys, const T *values, const unsigned *tables, const unsigned *lengths, T *out,              \
-        float *parts, unsigned q_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, unsigned table_stride,     \
-        float scale, float softcap, unsigned window) {                                                                    \
+    extern "C" __global__ void __launch_bounds__(128, BLOCKS_MIN)                                                         \
+        attention_paged_decode_##type##_##D##_##G(                                                                        \
+            const T *q, const T *keys, const T *values, const unsigned *tables, const unsigned *lengths, T *out,          \
+            float *parts, unsigned q_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, unsigned table_stride, \
+            float scale, float softcap, unsigned window) {                                                                \
         decode<T, D, G>(q, keys, values, tables, lengths, out, parts, q_stride, heads, kv_heads, head_dim, table_stride,  \
                         scale, softcap, window);                                                                          \
     }
 
 #define PREFILL(type, T, D, WARPS, FORM)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_paged_prefill_##type##_##D(                        \
-        const T *q, const T *keys, const T *values, const unsigned *cu_queries, const unsigned *tables,                   \
-        const unsigned *lengths, T *out, unsigned q_stride, unsigned heads, unsigned kv_heads, unsigned head_dim,         \
-        unsigned table_stride, float scale, float softcap, unsigned window) {                                             \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_MIN)                                                  \
+        attention_paged_prefill_##type##_##D(                                                                             \
+            const T *q, const T *keys, const T *values, const unsigned *cu_queries, const unsigned *tables,               \
+            const unsigned *lengths, T *out, unsigned q_stride, unsigned heads, unsigned kv_heads, unsigned head_dim,     \
+            unsigned table_stride, float scale, float softcap, unsigned window) {                                         \
         FORM<T, D, WARPS>(part_of<T>({q, keys, values, cu_queries, tables, lengths, out, q_stride, heads, kv_heads,       \
                                       head_dim, table_stride, scale, softcap, window}));                                  \
     }

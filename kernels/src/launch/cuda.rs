@@ -2,19 +2,35 @@
 //! `build.rs` compiles every `cuda.cu` with nvcc. Never a driver call: whoever owns a device loads the PTX and launches it
 //! as the head of each `cuda.cu` says.
 
-/// The oldest compute capability that the PTX is for. Candle's own kernels are compiled for the same (`CUDA_COMPUTE_CAP`).
+/// The oldest compute capability that there is PTX for. Candle's own kernels are compiled for the same (`CUDA_COMPUTE_CAP`).
 pub const COMPUTE_CAPABILITY_MIN: (u32, u32) = include!(concat!(env!("OUT_DIR"), "/compute_capability.rs"));
+
+/// PTX for the cards of one compute capability and all newer ones. The driver compiles it for the device that it is loaded on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ptx {
+    /// The oldest that it runs on, such as (7, 5).
+    pub compute_capability: (u32, u32),
+    /// The code.
+    pub text: &'static str,
+}
 
 /// One op's compiled CUDA code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Module {
     /// The op's name in the table [`crate::OPS`].
     pub op: &'static str,
-    /// PTX, which the driver compiles for the device that it is loaded on.
-    pub ptx: &'static str,
+    /// The same functions for cards of different generations, the oldest first.
+    pub ptx: &'static [Ptx],
     /// The functions in it that can be launched, one per type; of attention one per type and width of heads, and of what it does in
     /// steps one per step.
     pub functions: &'static [&'static str],
+}
+
+impl Module {
+    /// The code for a card: of those that it can run the newest. `None` for a card that is older than all.
+    pub fn ptx_for(&self, compute_capability: (u32, u32)) -> Option<&'static str> {
+        self.ptx.iter().rev().find(|ptx| ptx.compute_capability <= compute_capability).map(|ptx| ptx.text)
+    }
 }
 
 /// An op with its PTX, and a function for each type.
@@ -22,7 +38,7 @@ macro_rules! module {
     ($op:literal, $($function:literal),+) => {
         Module {
             op: $op,
-            ptx: include_str!(concat!(env!("OUT_DIR"), "/", $op, ".ptx")),
+            ptx: include!(concat!(env!("OUT_DIR"), "/", $op, ".rs")),
             functions: &[$(concat!($op, "_", $function)),+],
         }
     };
@@ -66,14 +82,32 @@ pub const MODULES: &[Module] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::MODULES;
+    use super::{COMPUTE_CAPABILITY_MIN, MODULES, Module, Ptx};
     use crate::OPS;
 
     #[test]
     fn the_ptx_is_for_the_compute_capability_that_is_told() {
-        let (major, minor) = super::COMPUTE_CAPABILITY_MIN;
         for module in MODULES {
-            assert!(module.ptx.contains(&format!(".target sm_{major}{minor}")), "{}", module.op);
+            assert_eq!(module.ptx[0].compute_capability, COMPUTE_CAPABILITY_MIN, "{}", module.op);
+            for Ptx { compute_capability: (major, minor), text } in module.ptx {
+                assert!(text.contains(&format!(".target sm_{major}{minor}")), "{}", module.op);
+            }
+        }
+    }
+
+    #[test]
+    fn a_card_gets_the_newest_code_that_it_can_run() {
+        const CODE: [Ptx; 2] =
+            [Ptx { compute_capability: (7, 5), text: "old" }, Ptx { compute_capability: (8, 0), text: "new" }];
+        let module = Module { op: "gelu", ptx: &CODE, functions: &[] };
+        for (card, expected) in [
+            ((7, 0), None),
+            ((7, 5), Some("old")),
+            ((8, 0), Some("new")),
+            ((8, 6), Some("new")),
+            ((12, 0), Some("new")),
+        ] {
+            assert_eq!(module.ptx_for(card), expected, "{card:?}");
         }
     }
 
@@ -82,8 +116,10 @@ mod tests {
         let with_cuda: Vec<&str> = OPS.iter().filter(|op| op.backends.contains(&"cuda")).map(|op| op.name).collect();
         assert_eq!(MODULES.iter().map(|module| module.op).collect::<Vec<_>>(), with_cuda);
         for module in MODULES {
-            for function in module.functions {
-                assert!(module.ptx.contains(&format!(".entry {function}(")), "{function} in {}", module.op);
+            for (function, ptx) in
+                module.functions.iter().flat_map(|function| module.ptx.iter().map(move |ptx| (function, ptx)))
+            {
+                assert!(ptx.text.contains(&format!(".entry {function}(")), "{function} in {}", module.op);
             }
         }
     }

@@ -22,6 +22,10 @@ constexpr float LOG2_E = 1.4426950f;
 // Queries of a warp: the rows of a product on the tensor cores.
 constexpr int QUERIES = 16;
 
+// Blocks that a multiprocessor has room for at least. Said to the compiler, because left to itself it spills registers to make room for
+// one more than fit.
+constexpr int BLOCKS_MIN = 2;
+
 // What is known of a query after some of its keys.
 struct Running {
     float max, sum;
@@ -244,6 +248,8 @@ template <typename T, int D, int WARPS, typename Part> static __device__ __force
     // Strides in words of two T, so that words of eight rows and four neighbours are in different banks.
     // The widest heads leave registers for a smaller tile only.
     constexpr int KEYS = D <= 128 ? 32 : 16, THREADS = 32 * WARPS, K_STRIDE = (D + 8) / 2, V_STRIDE = (KEYS + 8) / 2;
+    // Vectors that a thread has on their way to shared memory. The widest heads leave registers for few.
+    constexpr int ON_THE_WAY = D <= 128 ? 4 : 2;
     __shared__ __align__(16) unsigned keys[KEYS * K_STRIDE];
     __shared__ __align__(16) unsigned values[D * V_STRIDE]; // By elements: a word has two keys.
     const int first = blockIdx.x * QUERIES * WARPS;
@@ -272,10 +278,12 @@ template <typename T, int D, int WARPS, typename Part> static __device__ __force
     const int end = part.end(first, QUERIES * WARPS);
     for (int key = part.begin(first); key < end; key += KEYS) {
         __syncthreads(); // Everybody has done with the tile before.
+#pragma unroll ON_THE_WAY
         for (int i = thread; i < KEYS * (D / 8); i += THREADS) {
             const int row = i / (D / 8), column = i % (D / 8) * 8;
             *reinterpret_cast<uint4 *>(&keys[row * K_STRIDE + column / 2]) = vector_at<OF_KEYS>(part, key + row, column);
         }
+#pragma unroll(ON_THE_WAY / 2)
         for (int i = thread; i < KEYS / 2 * (D / 8); i += THREADS) {
             const int pair = i % (KEYS / 2), column = i / (KEYS / 2) * 8, row = key + 2 * pair;
             const uint4 a = vector_at<OF_VALUES>(part, row, column), b = vector_at<OF_VALUES>(part, row + 1, column);

@@ -16,7 +16,7 @@
 #define __forceinline__ inline
 #define __shared__ static // One block runs at a time.
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define threadIdx (current_thread->index)
 #define blockIdx block_index
 #define blockDim block_size

@@ -59,7 +59,7 @@ impl Error {
             Error::NotBuilt => "use the CUDA binary or the CUDA container image",
             Error::Driver { code, .. } => meaning(*code).1,
             Error::TooOld { .. } => {
-                "build with `cargo xtask cuda --compute-capability 75` for cards of the Turing generation; older ones are not supported by CUDA 13"
+                "use a build for this card: `cargo xtask cuda` builds for Turing (7.5) and all newer ones; CUDA 13 supports none that is older"
             }
             Error::Trial(_) => {
                 "restart the machine and update the driver to 580 or newer; if it fails again, the card may be broken: try it elsewhere"
@@ -89,10 +89,7 @@ fn meaning(code: u32) -> (&'static str, &'static str) {
             "in Docker, start the container with --gpus all; check CUDA_VISIBLE_DEVICES; see whether nvidia-smi lists the card",
         ),
         101 => ("there is no such device", "choose one that `neurogrid profile` lists, and check CUDA_VISIBLE_DEVICES"),
-        209 | 218 | 222 => (
-            "the driver cannot run this build's code",
-            "update the driver to 580 or newer; for a card of the Turing generation build with --compute-capability 75",
-        ),
+        209 | 218 | 222 => ("the driver cannot run this build's code", "update the driver to 580 or newer"),
         214 => (
             "device memory has an error that cannot be corrected",
             "restart the machine; if it comes back, replace the card",
@@ -127,6 +124,13 @@ pub fn device(ordinal: usize) -> Result<CudaDevice, Error> {
 /// When the card is too old, the driver refuses, or the numbers are wrong.
 pub fn try_device(ordinal: usize) -> Result<(), Error> {
     driver::try_device(ordinal)
+}
+
+/// Whether a device multiplies in bf16: from compute capability 8.0 (Ampere) on. A device that does not answer is told of where it is
+/// opened, so it is taken to be like most.
+pub(crate) fn has_bf16(ordinal: usize) -> bool {
+    let is_new = |(major, _): (u32, u32)| major >= 8;
+    driver::compute_capability(ordinal).map_or(true, is_new)
 }
 
 /// Device memory that can be had now, after all that was freed has been given back. `None` where that is not known: on a CPU,
@@ -174,13 +178,19 @@ mod driver {
             name: context.name().map_err(&asked)?,
             uuid: super::uuid_text(bytes),
             pci_address: format!("{domain:04x}:{bus:02x}:{slot:02x}.0"),
-            compute_capability: (
-                number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-                number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-            ),
+            compute_capability: capability_of(&context)?,
             memory_bytes: total as u64,
             free_bytes: free as u64,
         })
+    }
+
+    fn capability_of(context: &CudaContext) -> Result<(u32, u32), Error> {
+        let (major, minor) = context.compute_capability().map_err(refused("asking the device"))?;
+        Ok((major.unsigned_abs(), minor.unsigned_abs()))
+    }
+
+    pub(super) fn compute_capability(ordinal: usize) -> Result<(u32, u32), Error> {
+        capability_of(&*context(ordinal)?)
     }
 
     pub(super) fn try_device(ordinal: usize) -> Result<(), Error> {
@@ -211,6 +221,10 @@ mod driver {
     }
 
     pub(super) fn device(_: usize) -> Result<CudaDevice, Error> {
+        Err(Error::NotBuilt)
+    }
+
+    pub(super) fn compute_capability(_: usize) -> Result<(u32, u32), Error> {
         Err(Error::NotBuilt)
     }
 

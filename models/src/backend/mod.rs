@@ -105,6 +105,21 @@ pub(crate) fn load_onnx(source: Source<'_>, _: &Path, _: &Graph) -> Result<Box<d
     Err(Error::NoBackend { model: source.manifest.id(), asked: source.options.backend, why })
 }
 
+/// Whether a library's words mean that memory has run out: those of CUDA, cuBLAS, Metal, ONNX Runtime and the C++ library.
+pub(crate) fn says_out_of_memory(words: &str) -> bool {
+    const PHRASES: [&str; 7] = [
+        "out of memory",
+        "out_of_memory",
+        "failed to allocate memory",
+        "available memory of",
+        "bad_alloc",
+        "cudaerrormemoryallocation",
+        "alloc_failed",
+    ];
+    let words = words.to_ascii_lowercase();
+    PHRASES.iter().any(|phrase| words.contains(phrase))
+}
+
 /// Whether an ONNX Runtime library is there and works. Searches for it at the first call.
 pub(crate) fn onnx_runtime_found(options: &Options) -> bool {
     #[cfg(feature = "onnx")]

@@ -94,11 +94,14 @@ pub struct Options {
     pub threads: usize,
     /// The ONNX Runtime library to use. Where absent, it is searched for as [`backend::onnx::runtime`] says.
     pub onnx_library: Option<PathBuf>,
+    /// What a backend that keeps device memory for itself (ONNX Runtime on a GPU) may take there in all, in bytes; where absent, whatever
+    /// there is.
+    pub device_bytes_max: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { backend: Backend::Auto, device: Device::Cpu, threads: 0, onnx_library: None }
+        Self { backend: Backend::Auto, device: Device::Cpu, threads: 0, onnx_library: None, device_bytes_max: None }
     }
 }
 
@@ -224,6 +227,16 @@ pub enum Error {
         /// Why, and what to do.
         detail: String,
     },
+    /// The device has no room for the model, now.
+    #[error("{device} has no room for {model}: {detail}; unload a model, or load this one elsewhere")]
+    OutOfMemory {
+        /// Where.
+        device: Device,
+        /// `name@version`.
+        model: String,
+        /// The backend's own words.
+        detail: String,
+    },
     /// The backend refused the model.
     #[error("{backend} cannot load {model}: {detail}")]
     Backend {
@@ -247,6 +260,19 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(path: impl AsRef<Path>, error: &std::io::Error) -> Self {
         Error::Io { path: path.as_ref().display().to_string(), detail: error.to_string() }
+    }
+
+    /// The same, or [`Error::OutOfMemory`] where a backend's words say that: at whatever tensor or step it ran out, the model is not at
+    /// fault.
+    pub(crate) fn or_out_of_memory(self, manifest: &Manifest, device: Device) -> Self {
+        let (Error::Tensor { detail, .. } | Error::Backend { detail, .. } | Error::Device { detail, .. }) = &self
+        else {
+            return self;
+        };
+        match backend::says_out_of_memory(detail) {
+            true => Error::OutOfMemory { device, model: manifest.id(), detail: detail.clone() },
+            false => self,
+        }
     }
 
     pub(crate) fn config(path: &str, detail: impl std::fmt::Display) -> Self {
@@ -293,18 +319,19 @@ pub fn load(manifest: &Manifest, folder: &Path, options: &Options) -> Result<Loa
     let source = Source { manifest, folder, config: &config, options };
     let (chosen, choice) =
         choose::choose(manifest, options.backend, options.device, &|| backend::onnx_runtime_found(options))?;
-    let mut engine = match chosen {
-        choose::Chosen::Kernels(describe) => backend::cpu::load(source, describe)?,
-        choose::Chosen::Candle => backend::load_candle(source)?,
+    let engine = match chosen {
+        choose::Chosen::Kernels(describe) => backend::cpu::load(source, describe),
+        choose::Chosen::Candle => backend::load_candle(source),
         choose::Chosen::Onnx => {
             let (path, graph) = graph.ok_or(manifest::Error::NoWeights)?;
-            backend::load_onnx(source, &path, &graph)?
+            backend::load_onnx(source, &path, &graph)
         }
     };
+    let mut engine = engine.map_err(|error| error.or_out_of_memory(manifest, options.device))?;
     let tokenizer = read_tokenizer(folder, manifest)?;
     let vocabulary = config.get("vocab_size").and_then(serde_json::Value::as_u64).map(|n| n as usize);
     let pipeline = Pipeline::new(manifest, engine.info(), tokenizer, vocabulary)?;
-    warm_up(&mut *engine, manifest)?;
+    warm_up(&mut *engine, manifest).map_err(|error| error.or_out_of_memory(manifest, options.device))?;
     tracing::info!(model = %manifest.id(), backend = engine.info().backend, provider = %engine.info().provider,
         device = %engine.info().device, "loaded: {choice}");
     Ok(Loaded { manifest: manifest.clone(), pipeline: Arc::new(pipeline), engine, choice })
@@ -461,6 +488,30 @@ mod tests {
 
     fn check(head: &[u8], named_safetensors: bool, want: bool) {
         assert_eq!(code_format(head, named_safetensors).is_some(), want, "{head:x?}");
+    }
+
+    #[test]
+    fn what_ran_out_of_memory_says_so_in_its_type_whatever_step_it_was() {
+        let manifest = backend::fake::manifest("m");
+        let device = Device::Cuda(1);
+        let words = [
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+            "Failed to allocate memory for requested buffer of size 4096",
+            "Available memory of 1024 is smaller than requested bytes of 4096",
+        ];
+        for detail in words.map(str::to_owned) {
+            for error in [
+                Error::Tensor { name: "w".into(), detail: detail.clone() },
+                Error::Backend { backend: "onnxruntime", model: "m@1".into(), detail: detail.clone() },
+                Error::Device { device, detail: detail.clone() },
+            ] {
+                let expected = Error::OutOfMemory { device, model: manifest.id(), detail: detail.clone() };
+                assert_eq!(error.or_out_of_memory(&manifest, device), expected);
+            }
+        }
+        let broken = Error::Tensor { name: "w".into(), detail: "is missing".into() };
+        assert_eq!(broken.clone().or_out_of_memory(&manifest, device), broken);
     }
 
     #[test]

@@ -104,10 +104,11 @@ pub fn load_generator(
     let (decode, runs) = check(manifest, options)?;
     let config = read_config(folder, manifest)?;
     let source = Source { manifest, folder, config: &config, options };
-    match runs {
+    let generator = match runs {
         Runs::Kernels => decoder::load(source, decode, cache_bytes),
         Runs::Candle => backend::load_candle_text(source, decode, cache_bytes),
-    }
+    };
+    generator.map_err(|error| error.or_out_of_memory(manifest, options.device))
 }
 
 /// What can write text.

@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Instant;
 
-use models::engine::{Device, Info};
+use models::engine::{self, Device, Info};
 use models::load::TextNeed;
 use models::manifest::Task;
 
@@ -133,7 +133,15 @@ impl Inner {
 
     fn load_options(&self, device: Device) -> models::Options {
         let config::Compute { backend, threads, onnx_library, .. } = &self.options.compute;
-        models::Options { backend: *backend, device, threads: *threads, onnx_library: onnx_library.clone() }
+        let onnx_library = onnx_library.clone();
+        models::Options { backend: *backend, device, threads: *threads, onnx_library, device_bytes_max: None }
+    }
+
+    /// What a model that has been reserved for may take of a GPU in all: its own, and what nobody has been promised.
+    fn device_bytes_max(&self, cached: &CachedModel, seat: &Seat) -> Option<u64> {
+        let own = models::load::memory_need_bytes(&cached.manifest, self.options.compute.backend);
+        let ledger = seat.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        (seat.device != Device::Cpu).then(|| own + ledger.free())
     }
 
     fn load_on(self: &Arc<Self>, cached: Arc<CachedModel>, need: Need, choice: placement::Choice) -> Result<(), Error> {
@@ -213,7 +221,8 @@ impl Inner {
     }
 
     fn make_engine(&self, cached: &CachedModel, seat: &Seat) -> Result<Made, models::Error> {
-        let options = self.load_options(seat.device);
+        let device_bytes_max = self.device_bytes_max(cached, seat);
+        let options = models::Options { device_bytes_max, ..self.load_options(seat.device) };
         let models::Loaded { pipeline, mut engine, choice, .. } = match &self.options.compute.loader {
             Some(loader) => loader(&cached.manifest, &cached.folder, &options),
             None => models::load(&cached.manifest, &cached.folder, &options),
@@ -230,7 +239,12 @@ impl Inner {
         let info = generator.info().clone();
         let refuse = |detail| models::Error::Backend { backend: info.backend, model: cached.manifest.id(), detail };
         let limits = texts::limits(&mut *generator, &self.options.text, self.options.batch.overtakes_max);
-        let limits = limits.map_err(|error| refuse(format!("a first step failed: {error}")))?;
+        let limits = limits.map_err(|error| match error {
+            engine::Error::OutOfMemory { device, detail } => {
+                models::Error::OutOfMemory { device, model: cached.manifest.id(), detail }
+            }
+            error => refuse(format!("a first step failed: {error}")),
+        })?;
         // What was tried lies in blocks that count as free.
         let blocks = Blocks::new(u32::try_from(info.blocks).unwrap_or(u32::MAX - 1), info.block_tokens);
         let scheduler = Scheduler::new(limits, blocks).map_err(|error| refuse(error.to_string()))?;

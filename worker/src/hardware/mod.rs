@@ -3,6 +3,7 @@
 
 pub mod adapters;
 pub mod apple;
+pub mod capability;
 pub mod cgroup;
 pub mod cpu;
 pub mod cuda;
@@ -48,6 +49,8 @@ pub struct Options {
     pub measure: bool,
     /// The matrix product to measure; without one there is no matrix rate.
     pub matmul: Option<speed::Matmul>,
+    /// Whether and how it is measured what each device can do; `None` leaves that out.
+    pub capabilities: Option<capability::Options>,
     /// Where models are kept.
     pub storage_path: PathBuf,
 }
@@ -61,6 +64,7 @@ impl Options {
             probe_timeout: Duration::from_secs(15),
             measure: true,
             matmul: None,
+            capabilities: None,
             storage_path: storage_path.into(),
         }
     }
@@ -100,6 +104,9 @@ pub struct Profile {
     /// Measured speed, if it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<speed::Measured>,
+    /// What each device can do, where it was measured on this machine with this build.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<capability::Capability>,
     /// What was noticed, the worst first.
     pub findings: Vec<Finding>,
 }
@@ -176,6 +183,21 @@ pub async fn profile(options: Options) -> Profile {
             Err(error) => {
                 let message = format!("speed was not measured: {error}");
                 profile.findings.push(Finding::warning("speed.failed", message));
+            }
+        }
+    }
+    if let Some(options) = options.capabilities {
+        // Also where a library panics, which some do without a driver, what was found before stays.
+        let before = profile.clone();
+        let measured = tokio::task::spawn_blocking(move || capability::of_all(&before, &options)).await;
+        match measured {
+            Ok((capabilities, findings)) => {
+                profile.capabilities = capabilities;
+                profile.findings.extend(findings);
+            }
+            Err(error) => {
+                let message = format!("what the devices can do was not measured: {error}");
+                profile.findings.push(Finding::warning("capability.failed", message));
             }
         }
     }

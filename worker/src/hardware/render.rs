@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::cpu::Limit;
-use super::{Profile, adapters, nvidia};
+use super::{Profile, adapters, capability, nvidia};
 
 impl Display for Profile {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -91,11 +91,29 @@ impl Display for Profile {
                 row(f, "Measured", &format!("{:.1} GFLOP/s f32 matrix product, CPU, {threads} threads", rate / 1e9))?;
             }
         }
+        for capability in &self.capabilities {
+            row(f, "Capability", &able(capability))?;
+        }
         for finding in &self.findings {
             row(f, "Finding", &finding.to_string())?;
         }
         Ok(())
     }
+}
+
+fn able(capability: &capability::Capability) -> String {
+    let rate = |value: f64| match value {
+        1e12.. => format!("{:.1} T", value / 1e12),
+        _ => format!("{:.1} G", value / 1e9),
+    };
+    let products = capability.matmul_ops_per_s.iter().map(|(name, ops)| format!("{}OP/s {name}", rate(*ops)));
+    let parts = [
+        capability.copy_bytes_per_s.map(|bytes| format!("{}B/s copying", rate(bytes))),
+        Some(products.collect::<Vec<_>>().join(", ")).filter(|products| !products.is_empty()),
+        capability.embeddings_per_s.map(|count| format!("{count:.0} embeddings/s")),
+        capability.tokens_per_s.map(|count| format!("{count:.0} tokens/s")),
+    ];
+    format!("{}: {}", capability.key.device, parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 fn describe(gpu: &nvidia::Gpu) -> String {
@@ -170,6 +188,13 @@ mod tests {
             f32_matmul_flops_per_s: None,
             threads: 2,
         });
+        profile.capabilities = vec![capability::Capability {
+            key: capability::Key { device: "cpu".into(), ..capability::Key::default() },
+            copy_bytes_per_s: Some(12.34e9),
+            matmul_ops_per_s: [("f32".to_owned(), 345.6e9), ("int8".to_owned(), 1.26e12)].into(),
+            tokens_per_s: Some(1234.5),
+            ..capability::Capability::default()
+        }];
         profile.findings = vec![Finding::info("nvidia.library_missing", "no library").with_remedy("nothing to do")];
         check(
             &profile,
@@ -178,9 +203,10 @@ mod tests {
                 "Memory      8.0 GiB, 512 MiB available, limited by the control group; 16.0 GiB are installed",
                 "GPU         none that answers",
                 "Measured    12.3 GB/s of main memory, copying, CPU, 2 threads",
+                "Capability  cpu: 12.3 GB/s copying, 345.6 GOP/s f32, 1.3 TOP/s int8, 1234 tokens/s",
                 "Finding     info [nvidia.library_missing] no library; nothing to do",
             ],
-            &["GFLOP", "Driver", "Adapter", "Disk"],
+            &["GFLOP", "embeddings", "Driver", "Adapter", "Disk"],
         );
     }
 

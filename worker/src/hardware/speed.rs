@@ -74,7 +74,7 @@ pub fn measure(bench: &Bench) -> (Measured, Vec<Finding>) {
 }
 
 /// Bytes read plus written per second, or `None` when too little memory is free for blocks larger than the caches.
-fn memory_bandwidth(bench: &Bench) -> Option<f64> {
+pub(super) fn memory_bandwidth(bench: &Bench) -> Option<f64> {
     const ROUNDS: usize = 5;
     let threads = bench.threads.max(1);
     let wanted = bench.cache_bytes.saturating_mul(COPY_CACHES).max(COPY_BYTES_MIN);

@@ -90,6 +90,25 @@ async fn of_a_hundred_times_without_room_no_task_is_lost_and_nothing_is_started_
 }
 
 #[tokio::test]
+async fn what_the_device_has_no_room_to_load_may_be_tried_again_and_is_not_the_models_fault() {
+    let is_full = Arc::new(AtomicBool::new(true));
+    let full = Arc::clone(&is_full);
+    let bench = start_with(|options| {
+        options.compute.loader = Some(Arc::new(move |manifest, _, options| match full.load(Ordering::SeqCst) {
+            true => {
+                let detail = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into();
+                Err(::models::Error::OutOfMemory { device: options.device, model: manifest.id(), detail })
+            }
+            false => Ok(fake::loaded_as(manifest.clone())),
+        }));
+    });
+    let answer = bench.api.execute(embed("a b")).await;
+    answer.problem(507, "out_of_memory");
+    is_full.store(false, Ordering::SeqCst);
+    bench.api.execute(embed("a b")).await.ok();
+}
+
+#[tokio::test]
 async fn what_does_not_fit_alone_is_refused_and_the_next_task_is_not() {
     let card = Arc::new(Card::default());
     let bench = start_on(&card, |_| {});
@@ -177,4 +196,25 @@ async fn what_a_model_takes_in_fact_is_what_is_reserved_for_it_until_it_goes() {
     assert_eq!(bench.api.delete("/api/models/texts").await.status, 204);
     let device = &bench.worker.status().devices[0];
     assert_eq!((device.reserved_bytes, device.foreign_bytes), (0, 300 << 20));
+}
+
+#[tokio::test]
+async fn what_keeps_memory_for_itself_is_told_how_much_the_ledger_has_for_it() {
+    let most = Arc::new(AtomicU64::new(0));
+    let told = Arc::clone(&most);
+    let memory_bytes = 1 << 30;
+    let bench = start_with(|options| {
+        options.devices.devices = vec![worker::config::DeviceOptions { device: Device::Cuda(0), memory_bytes }];
+        options.compute.loader = Some(Arc::new(move |manifest, _, options| {
+            told.store(options.device_bytes_max.unwrap_or(u64::MAX), Ordering::SeqCst);
+            Ok(fake::loaded_as(manifest.clone()))
+        }));
+    });
+    bench.api.execute(embed("a")).await.ok();
+    assert_eq!(most.load(Ordering::SeqCst), memory_bytes, "alone it may have all");
+    let of_first = bench.worker.status().devices[0].reserved_bytes;
+    assert!(of_first > 0);
+    let second = json!({"kind": "classify", "model": "labels", "input": {"inputs": ["a"]}});
+    bench.api.execute(second).await.ok();
+    assert_eq!(most.load(Ordering::SeqCst), memory_bytes - of_first, "beside another, what that was not promised");
 }

@@ -19,9 +19,10 @@ use std::{
 /// takes about 14 CPU-minutes; run nothing beside it. The executable starts only where NVIDIA's driver is installed
 /// (580 or newer): for machines without one, build without `--features cuda`.
 ///
-/// One executable runs on the compute capability that it is built for and all newer ones: our kernels and Candle's are PTX, which the
-/// driver compiles for the card when it loads them, and what Candle links statically has PTX beside its machine code. The default, 80,
-/// is every card since Ampere; cards of the Turing generation (75) need a build of their own, without bf16.
+/// One executable runs on the compute capability that it is built for and all newer ones, by default on every card that CUDA 13
+/// supports: Turing (75), Ampere (80, 86), Ada (89), Hopper (90), Blackwell (100, 120). Our kernels and Candle's are PTX, which the driver
+/// compiles for the card when it loads them, ours in one form for Turing and one for all newer cards; what Candle links statically has
+/// PTX beside machine code for both.
 ///
 /// Where a CUDA toolkit is installed none of this is needed: `cargo build --release --package neurogrid --features cuda`
 /// finds it by CUDA_HOME or nvcc.
@@ -35,7 +36,7 @@ pub(crate) struct Options {
     #[arg(long)]
     resources: bool,
     /// Compute capability to compile for: 75 (Turing) to 120 (Blackwell); code for an older one runs on newer cards
-    #[arg(long, default_value_t = 80)]
+    #[arg(long, default_value_t = 75)]
     compute_capability: u32,
     /// Compilers that run at once
     #[arg(long, default_value_t = 2)]
@@ -106,22 +107,25 @@ pub(crate) fn prepare(root: &Path) -> Result<PathBuf> {
     let (folder, home) = (process::target_folder(root)?.join("cuda"), home(root)?);
     unpack_wheels(root, &folder)?;
     link(&home)?;
-    compiler_with_ptx(&home)?;
+    compiler(&home.join("bin"))?;
     stand_in_driver(root, &home)?;
     let compiler = process::output(Command::new(home.join("bin/nvcc")).arg("--version"))?;
     println!("{}", process::last_lines(&compiler, 2));
     Ok(home)
 }
 
-/// The name of the compiler that adds PTX.
-const COMPILER_WITH_PTX: &str = "nvcc-with-ptx";
+/// The name of the compiler for Candle's kernels.
+const COMPILER: &str = "nvcc-for-candle";
 
-/// Puts a compiler beside nvcc that adds PTX to the objects that Candle links statically: without it they are machine code for one
-/// generation of cards, and its products of quantised weights fail on all others.
-fn compiler_with_ptx(home: &Path) -> Result<()> {
-    let file = home.join("bin").join(COMPILER_WITH_PTX);
-    fs::write(&file, include_str!("nvcc-with-ptx")).with_context(|| format!("cannot write {}", file.display()))?;
-    make_executable(&file)
+/// Puts a compiler into a folder that makes Candle's kernels run on all newer cards, too: without it the objects that it links statically are
+/// machine code for one generation, and its products of quantised weights fail on all others. It calls the nvcc of that folder, or the
+/// installed one.
+pub(crate) fn compiler(folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let file = folder.join(COMPILER);
+    fs::write(&file, include_str!("nvcc-for-candle")).with_context(|| format!("cannot write {}", file.display()))?;
+    make_executable(&file)?;
+    Ok(file)
 }
 
 /// Downloads the wheels and unpacks them into `folder/toolkit`, once for each set of versions.
@@ -276,14 +280,15 @@ pub(crate) fn environment(home: &Path, compute_capability: u32, threads: usize) 
     let shown = |path: PathBuf| path.into_os_string().into_string().ok().context("the path of target/ is not UTF-8");
     let (bin, lib, stubs) = (shown(home.join("bin"))?, shown(home.join("lib"))?, shown(home.join("lib/stubs"))?);
     let path = env::var("PATH").unwrap_or_default();
-    let flags = env::var("RUSTFLAGS").unwrap_or_default();
+    let libraries = env::var("LIBRARY_PATH").map(|before| format!(":{before}")).unwrap_or_default();
     Ok(vec![
         ("CUDA_HOME", shown(home.to_owned())?),
-        ("NVCC", format!("{bin}/{COMPILER_WITH_PTX}")),
+        ("NVCC", format!("{bin}/{COMPILER}")),
         ("PATH", format!("{bin}:{path}")),
         ("CUDA_COMPUTE_CAP", compute_capability.to_string()),
         ("CUDAFORGE_THREADS", threads.to_string()),
-        ("RUSTFLAGS", format!("{flags} -L native={lib} -L native={stubs}").trim().to_owned()),
+        // Not RUSTFLAGS: another value would build every dependency anew.
+        ("LIBRARY_PATH", format!("{lib}:{stubs}{libraries}")),
     ])
 }
 

@@ -28,6 +28,7 @@ use crate::arch::{self, Weights};
 use crate::engine::{Device, Engine, Error, Info, Item, Output, TensorSpec};
 use crate::load::checkpoint::Checkpoint;
 use crate::load::{self, Source};
+use crate::manifest::Manifest;
 use crate::tensor::{DataType, NamedTensor, Tensor};
 use candle_core as candle;
 use encoder::Encoder;
@@ -57,6 +58,7 @@ pub(crate) fn load(source: Source<'_>) -> Result<Box<dyn Engine>, load::Error> {
     let Source { manifest, options, .. } = source;
     let device = open(options.device)?;
     let dtype = compute_type(options.device, &manifest.precision);
+    tell_of_compute_type(options.device, manifest, dtype);
     let pool = pool(options.thread_count()).map_err(|detail| load::Error::Device { device: options.device, detail })?;
     let checkpoint = Checkpoint::open(source.folder, manifest)?;
     let architecture = load::architecture(&manifest.architecture);
@@ -138,16 +140,25 @@ fn provider(device: Device) -> &'static str {
 }
 
 /// CPUs have no fast half-precision arithmetic, so they compute in f32; GPUs compute as the weights are stored, and beside blocks of few
-/// bits in f32.
+/// bits in f32. A card that has no bf16 takes such weights as f32: f16 would be fast there, but models that were trained in bf16 have
+/// activations that f16 cannot hold.
 fn compute_type(device: Device, precision: &str) -> candle::DType {
     match (device, precision) {
         (Device::Cuda(_) | Device::Metal(_), "f16") => candle::DType::F16,
+        (Device::Cuda(ordinal), "bf16") if !super::cuda::has_bf16(ordinal) => candle::DType::F32,
         (Device::Cuda(_) | Device::Metal(_), "bf16") => candle::DType::BF16,
         _ => candle::DType::F32,
     }
 }
 
-fn open(device: Device) -> Result<candle::Device, load::Error> {
+/// Says aloud that a model takes twice the memory and more time than its owner may expect.
+fn tell_of_compute_type(device: Device, manifest: &Manifest, dtype: candle::DType) {
+    if device != Device::Cpu && manifest.precision == "bf16" && dtype == candle::DType::F32 {
+        tracing::info!(model = %manifest.id(), %device, "this card has no bf16, so the model is calculated in f32");
+    }
+}
+
+pub(super) fn open(device: Device) -> Result<candle::Device, load::Error> {
     let refuse = |detail: String| load::Error::Device { device, detail };
     match device {
         Device::Cpu => Ok(candle::Device::Cpu),
@@ -237,9 +248,7 @@ fn failed(device: Device, error: &candle::Error) -> Error {
     // What Candle itself refuses, such as shapes that do not fit, says nothing of the device.
     let is_drivers = ["drivererror", "cuda_error", "cublas", "curand", "metal"].iter().any(|word| words.contains(word));
     match device {
-        _ if words.contains("out of memory") || words.contains("out_of_memory") => {
-            Error::OutOfMemory { device, detail }
-        }
+        _ if super::says_out_of_memory(&words) => Error::OutOfMemory { device, detail },
         Device::Cuda(_) | Device::Metal(_) if is_drivers => Error::Device { device, detail },
         Device::Cpu | Device::Cuda(_) | Device::Metal(_) => Error::Backend { backend: "candle", detail },
     }

@@ -8,6 +8,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr,
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{CudaStorage, DType, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
+use kernels::launch::cuda::MODULES;
 use kernels::pool::Kind;
 
 /// Blocks in a grid's second dimension at most.
@@ -104,12 +105,22 @@ pub(super) use optional;
 
 /// A function of an op's module, which is loaded at its first use.
 macro_rules! function {
-    ($device:expr, $op:literal, $($name:tt)+) => {{
-        let module = kernels::launch::cuda::MODULES.iter().find(|module| module.op == $op).expect("the list has every op with CUDA code");
-        $device.get_or_load_custom_func(&format!($($name)+), concat!("neurogrid_", $op), module.ptx)?
-    }};
+    ($device:expr, $op:literal, $($name:tt)+) => {
+        $device.get_or_load_custom_func(&format!($($name)+), concat!("neurogrid_", $op), $crate::backend::candle::ops_cuda::ptx_of($op, &$device)?)?
+    };
 }
 pub(super) use function;
+
+/// An op's code for the card that a device is.
+pub(super) fn ptx_of(op: &str, device: &CudaDevice) -> Result<&'static str> {
+    let module = MODULES.iter().find(|module| module.op == op).expect("the list has every op with CUDA code");
+    let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
+    let capability = (major.unsigned_abs(), minor.unsigned_abs());
+    match module.ptx_for(capability) {
+        Some(text) => Ok(text),
+        None => candle_core::bail!("{op}: compute capability {major}.{minor} is older than this build's code"),
+    }
+}
 
 pub(super) fn count(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(candle_core::Error::wrap)

@@ -3,6 +3,7 @@
 
 use super::runtime::{Kind, Runtime, runtime};
 use super::values;
+use crate::backend::says_out_of_memory;
 use crate::engine::{self, Device, Info, TensorSpec};
 use crate::load::{Error, Source, onnx_check::Graph};
 use crate::tensor::{NamedTensor, Tensor};
@@ -98,7 +99,14 @@ fn configure(runtime: &Runtime, source: Source<'_>) -> ort::Result<(SessionBuild
         Device::Cpu => Ok((builder, "CPUExecutionProvider")),
         #[cfg(feature = "cuda")]
         Device::Cuda(ordinal) => {
-            let provider = ort::ep::CUDA::default().with_device_id(ordinal as i32).build().error_on_failure();
+            // What its arena has taken it keeps, so it takes what is asked for and no more, and never what the ledger has promised to others.
+            let mut provider = ort::ep::CUDA::default()
+                .with_device_id(ordinal as i32)
+                .with_arena_extend_strategy(ort::ep::ArenaExtendStrategy::SameAsRequested);
+            if let Some(bytes) = source.options.device_bytes_max {
+                provider = provider.with_memory_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+            }
+            let provider = provider.build().error_on_failure();
             Ok((builder.with_execution_providers([provider])?, "CUDAExecutionProvider"))
         }
         #[cfg(feature = "metal")]
@@ -125,9 +133,8 @@ fn spec(outlet: &Outlet) -> Result<TensorSpec, String> {
 fn failed(info: &Info, sizes_are_callers: bool, error: &ort::Error) -> engine::Error {
     let (backend, device, detail) = (info.backend, info.device, error.to_string());
     let words = detail.to_ascii_lowercase();
-    let is_memory = ["failed to allocate memory", "bad_alloc", "out of memory", "cudaerrormemoryallocation"];
     match error.code() {
-        _ if is_memory.iter().any(|phrase| words.contains(phrase)) => engine::Error::OutOfMemory { device, detail },
+        _ if says_out_of_memory(&words) => engine::Error::OutOfMemory { device, detail },
         _ if words.contains("cuda failure") || words.contains("cuda error") => engine::Error::Device { device, detail },
         ErrorCode::InvalidArgument => engine::Error::Input(detail),
         // Shapes were checked against what the graph states; where it leaves sizes open, only running it tells that

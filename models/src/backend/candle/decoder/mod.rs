@@ -13,7 +13,7 @@ mod ops_plain;
 mod tests;
 mod weights;
 
-use super::{compute_type, failed, open, provider};
+use super::{compute_type, failed, open, provider, tell_of_compute_type};
 use crate::arch::Decode;
 use crate::arch::decoder::Decoder;
 use crate::engine::{Device, Error, Generator, GeneratorInfo};
@@ -52,6 +52,7 @@ pub(crate) fn load(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Resu
     let refused = |detail: String| load::Error::Backend { backend: "candle", model: manifest.id(), detail };
     let device = open(options.device)?;
     let dtype = compute_type(options.device, &manifest.precision);
+    tell_of_compute_type(options.device, manifest, dtype);
     let pool = super::pool(options.thread_count());
     let pool = pool.map_err(|detail| load::Error::Device { device: options.device, detail })?;
     let checkpoint = Checkpoint::open(source.folder, manifest)?;
