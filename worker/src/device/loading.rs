@@ -139,7 +139,7 @@ impl Inner {
 
     /// What a model that has been reserved for may take of a GPU in all: its own, and what nobody has been promised.
     fn device_bytes_max(&self, cached: &CachedModel, seat: &Seat) -> Option<u64> {
-        let own = models::load::memory_need_bytes(&cached.manifest, self.options.compute.backend);
+        let own = models::load::memory_need_bytes(&cached.manifest, self.options.compute.backend, seat.device);
         let ledger = seat.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         (seat.device != Device::Cpu).then(|| own + ledger.free())
     }
