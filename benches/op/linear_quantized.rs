@@ -21,13 +21,8 @@ const SCALAR_MAX: usize = 1 << 30;
 
 fn main() {
     let mut bench = Bench::start("linear_quantized");
-    for (blocks, dtype) in [
-        (Blocks::Q4_0, GgmlDType::Q4_0),
-        (Blocks::Q5_0, GgmlDType::Q5_0),
-        (Blocks::Q4_K, GgmlDType::Q4K),
-        (Blocks::Q6_K, GgmlDType::Q6K),
-        (Blocks::Q8_0, GgmlDType::Q8_0),
-    ] {
+    for blocks in [Blocks::Q4_0, Blocks::Q5_0, Blocks::Q4_K, Blocks::Q6_K, Blocks::Q8_0] {
+        let dtype = candle::dtype(blocks).expect("Candle has them");
         // Inputs and outputs of layers of SmolLM2-135M, Qwen2.5-0.5B and Llama-3.2-1B. What is not whole blocks of 256 such files hold
         // as Q5_0 or Q8_0.
         let shapes = [(576, 576), (576, 1536), (1536, 576), (896, 4864), (4864, 896), (2048, 8192), (8192, 2048)];

@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 
 use benches::{candle, machine};
-use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
+use candle_core::quantized::{QMatMul, QStorage, QTensor};
 use candle_core::{Device, Module as _};
 use kernels::linear_quantized::{Blocks, Epilogue, Quantized, Rows, linear_quantized, quantize};
 use kernels::testing::normal;
@@ -30,21 +30,6 @@ const TURNS: usize = 25;
 /// Turns that are taken at least, and CPU seconds after which no more are: Candle computes some types of blocks without vectors.
 const TURNS_LEAST: usize = 3;
 const ENOUGH_S: f64 = 2.0;
-
-/// Candle's name for the blocks, where it has them.
-fn dtype(blocks: Blocks) -> Option<GgmlDType> {
-    Some(match blocks {
-        Blocks::Q4_0 => GgmlDType::Q4_0,
-        Blocks::Q4_1 => GgmlDType::Q4_1,
-        Blocks::Q5_0 => GgmlDType::Q5_0,
-        Blocks::Q5_1 => GgmlDType::Q5_1,
-        Blocks::Q8_0 => GgmlDType::Q8_0,
-        Blocks::IQ4_NL => return None,
-        Blocks::Q4_K => GgmlDType::Q4K,
-        Blocks::Q5_K => GgmlDType::Q5K,
-        Blocks::Q6_K => GgmlDType::Q6K,
-    })
-}
 
 /// CPU seconds of all threads of this process.
 fn cpu_s() -> f64 {
@@ -91,7 +76,7 @@ fn turns(blocks: Blocks, (m, k, n): (usize, usize, usize), turns: usize, is_time
         let storage = QStorage::from_data(Cow::Borrowed(&bytes), &Device::Cpu, dtype).expect("blocks of this type");
         QMatMul::from_qtensor(QTensor::new(storage, (n, k)).expect("the lengths fit")).expect("it is a matrix")
     };
-    let rivals: Option<Vec<QMatMul>> = dtype(blocks).map(|dtype| (0..copies).map(|_| product(dtype)).collect());
+    let rivals: Option<Vec<QMatMul>> = candle::dtype(blocks).map(|dtype| (0..copies).map(|_| product(dtype)).collect());
     let x_there = candle::tensor(&x, (m, k));
     let (mut rows, mut y) = (Rows::default(), vec![0.0; m * n]);
     let (mut best, mut best_there, mut ratios) = (f64::MAX, f64::MAX, vec![]);

@@ -16,7 +16,7 @@ use std::{
 ///
 /// Downloads the compiler and libraries as Python wheels (650 MB, 1.2 GB unpacked) into target/cuda, makes a stand-in for the
 /// driver's library to link against, and runs `cargo build --release --package neurogrid --features cuda`. The build
-/// takes about 14 CPU-minutes; run nothing beside it. The executable starts only where NVIDIA's driver is installed
+/// takes long, most of it in NVIDIA's compiler; run nothing beside it. The executable starts only where NVIDIA's driver is installed
 /// (580 or newer): for machines without one, build without `--features cuda`.
 ///
 /// One executable runs on the compute capability that it is built for and all newer ones, by default on every card that CUDA 13
