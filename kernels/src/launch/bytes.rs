@@ -111,7 +111,7 @@ pub(crate) trait Bytes: Copy {
 /// The instruction set whose products of bytes are used on another one: itself or a lesser one.
 pub(crate) const fn form(isa: Isa) -> Isa {
     match isa {
-        Isa::Avx512Vnni | Isa::NeonDotprod => isa,
+        Isa::Avx512Vnni | Isa::Avx512Amx | Isa::NeonDotprod => isa,
         Isa::Avx2Fma | Isa::Avx512 => Isa::Avx2Fma,
         Isa::Scalar | Isa::Neon => Isa::Scalar,
     }
@@ -132,7 +132,7 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
             unsafe { x86::run_avx2(kernel) }
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni if super::available().contains(&Isa::Avx512Vnni) => {
+        Isa::Avx512Vnni | Isa::Avx512Amx if super::available().contains(&Isa::Avx512Vnni) => {
             // SAFETY: as above; what has AVX-512 has AVX2 and F16C here.
             unsafe { x86::run_vnni(kernel) }
         }

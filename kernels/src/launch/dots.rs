@@ -35,6 +35,11 @@ pub(crate) trait Dots: Copy {
     fn prefetch(self, _address: *const i8) {}
     /// No sum yet.
     fn zero(self) -> Self::Sums;
+    /// Sums that were computed elsewhere.
+    ///
+    /// # Safety
+    /// `WIDTH` of them can be read.
+    unsafe fn load(self, from: *const i32) -> Self::Sums;
     /// A group.
     fn group(self, word: u32) -> Self::Group;
     /// Weights `[WIDTH, GROUP]`.
@@ -62,8 +67,16 @@ pub(crate) trait Dots: Copy {
 /// How many elements a group has on an instruction set.
 pub(crate) const fn group(isa: Isa) -> usize {
     match isa {
-        Isa::Avx512Vnni | Isa::NeonDotprod => 4,
+        Isa::Avx512Vnni | Isa::Avx512Amx | Isa::NeonDotprod => 4,
         _ => 2,
+    }
+}
+
+/// How many elements are taken at once: a group, or what a tile's row has. Behind a row's last element are zeros.
+pub(crate) const fn inputs_at_once(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512Amx => 64,
+        _ => group(isa),
     }
 }
 
@@ -77,7 +90,7 @@ pub(crate) trait Kernel {
 pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni if super::available().contains(&Isa::Avx512Vnni) => {
+        Isa::Avx512Vnni | Isa::Avx512Amx if super::available().contains(&Isa::Avx512Vnni) => {
             // SAFETY: the guard has just asked the CPU for the features that the function is compiled with.
             unsafe { x86::run_vnni(kernel) }
         }
@@ -116,6 +129,12 @@ impl Dots for Scalar {
     #[inline(always)]
     fn zero(self) -> [i32; 4] {
         [0; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const i32) -> [i32; 4] {
+        // SAFETY: the caller vouches for the four sums.
+        unsafe { from.cast::<[i32; 4]>().read() }
     }
 
     #[inline(always)]
@@ -170,7 +189,7 @@ mod tests {
             let element = |i: usize| if i.is_multiple_of(2) { 255_i32 } else { 3 };
             let mut weights = vec![0_i8; D::WIDTH * D::GROUP];
             let mut totals = vec![0_i32; D::WIDTH];
-            let mut expected = vec![0_i32; D::WIDTH];
+            let mut expected = vec![5_i32; D::WIDTH];
             for lane in 0..D::WIDTH {
                 for i in 0..D::GROUP {
                     weights[lane * D::GROUP + i] = weight(lane, i) as i8;
@@ -187,7 +206,8 @@ mod tests {
             // SAFETY: every buffer has WIDTH elements, the weights WIDTH groups.
             unsafe {
                 let (group, weights) = (d.group(word), d.weights(weights.as_ptr()));
-                let sums = d.add(d.add(d.zero(), group, weights), group, weights);
+                let some = vec![5_i32; D::WIDTH];
+                let sums = d.add(d.add(d.load(some.as_ptr()), group, weights), group, weights);
                 d.finish(sums, 7 - D::SHIFT, doubled.as_ptr(), 0.5, scales.as_ptr(), found.as_mut_ptr());
             }
             for (lane, (found, expected)) in found.iter().zip(expected).enumerate() {

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub mod aligned;
+pub(crate) mod amx;
 pub(crate) mod bytes;
 pub mod columns;
 #[cfg(feature = "cuda")]
@@ -36,6 +37,8 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with the int8 dot products of VNNI. The f32 ops run on it exactly as on [`Isa::Avx512`].
     Avx512Vnni,
+    /// AVX-512 VNNI with the tiles of bytes of AMX, which products of whole numbers use where there are rows enough.
+    Avx512Amx,
 }
 
 /// An instruction set was asked for that this CPU has not.
@@ -58,14 +61,15 @@ pub struct UnknownIsa {
 
 impl Isa {
     /// All of them, from the least to the most preferred.
-    pub const ALL: &[Isa] = &[Isa::Scalar, Isa::Neon, Isa::NeonDotprod, Isa::Avx2Fma, Isa::Avx512, Isa::Avx512Vnni];
+    pub const ALL: &[Isa] =
+        &[Isa::Scalar, Isa::Neon, Isa::NeonDotprod, Isa::Avx2Fma, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Amx];
 
     /// How many f32 a vector holds.
     pub(crate) const fn width(self) -> usize {
         match self {
             Isa::Scalar | Isa::Neon | Isa::NeonDotprod => 4,
             Isa::Avx2Fma => 8,
-            Isa::Avx512 | Isa::Avx512Vnni => 16,
+            Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Amx => 16,
         }
     }
 
@@ -74,7 +78,7 @@ impl Isa {
     pub const fn float(self) -> Self {
         match self {
             Isa::NeonDotprod => Isa::Neon,
-            Isa::Avx512Vnni => Isa::Avx512,
+            Isa::Avx512Vnni | Isa::Avx512Amx => Isa::Avx512,
             other => other,
         }
     }
@@ -88,6 +92,7 @@ impl Isa {
             Isa::Avx2Fma => "avx2+fma",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512-vnni",
+            Isa::Avx512Amx => "avx512-amx",
         }
     }
 
@@ -109,6 +114,7 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
+            Isa::Avx512Amx => Isa::Avx512Vnni.is_available() && amx::is_available(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]

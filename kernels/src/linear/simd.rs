@@ -110,7 +110,7 @@ pub(super) fn run(x: &[f32], weights: &Packed, panels: Range<usize>, epilogue: &
 /// longer than they do, and a part of a panel is widened once for all rows.
 const fn widens_as_it_reads(isa: Isa) -> bool {
     match isa {
-        Isa::Avx2Fma | Isa::Avx512 | Isa::Avx512Vnni => true,
+        Isa::Avx2Fma | Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Amx => true,
         Isa::Scalar | Isa::Neon | Isa::NeonDotprod => false,
     }
 }

@@ -54,7 +54,7 @@ impl Quantized {
         }
         let (width, group) = (shape.width(), dots::group(isa));
         let padded = shape.panels() * width;
-        let panel = inputs.next_multiple_of(group) * width;
+        let panel = inputs.next_multiple_of(dots::inputs_at_once(isa)) * width;
         let mut panels = Aligned::zeros((shape.panels() * panel).div_ceil(size_of::<f32>()));
         let (mut scales, mut totals) = (vec![0.0; padded], vec![0; padded]);
         let whole = panels.bytes_mut();
@@ -90,9 +90,9 @@ impl Quantized {
         &self.panels.bytes()[panel * len..(panel + 1) * len]
     }
 
-    /// Groups of a row.
+    /// Groups of a row, and of the zeros behind it.
     pub(super) fn groups(&self) -> usize {
-        self.inputs().div_ceil(dots::group(self.isa()))
+        self.inputs().next_multiple_of(dots::inputs_at_once(self.isa())) / dots::group(self.isa())
     }
 
     /// `v_jp`

@@ -4,7 +4,9 @@
 use std::ops::Range;
 
 use super::{Epilogue, Quantized, Rows};
+use crate::launch::Isa;
 use crate::launch::aligned::Aligned;
+use crate::launch::amx::{self, Sums, Tiles};
 use crate::launch::columns::Columns;
 use crate::launch::dots::{self, Dots};
 use crate::launch::lanes::{self, Lanes};
@@ -12,6 +14,12 @@ use crate::linear::simd::Strip;
 
 /// Rows at a time: so much of `x` stays in the second cache (64 rows of 1,536 inputs of 16 bits: 196 KB) while the panels go past.
 const ROWS: usize = 64;
+
+/// The same where tiles take them, of which a row is half as long, and which are done with a panel so soon that it must be read less often.
+const ROWS_TILED: usize = 256;
+
+/// Inputs that tiles take at once.
+const INPUTS_TILED: usize = dots::inputs_at_once(Isa::Avx512Amx);
 
 /// Vectors side by side in a panel, as in every packed operand.
 const VECTORS: usize = 2;
@@ -129,9 +137,13 @@ pub(super) fn run(x: &Rows, weights: &Quantized, panels: Range<usize>, epilogue:
     let first_column = weights.columns(panels.clone()).start;
     // The last panel's result, which is wider than what is wanted of it.
     let is_ragged = panels.end == weights.panels() && !weights.outputs().is_multiple_of(width);
-    let mut ragged = Aligned::zeros(if is_ragged { ROWS.min(m) * width } else { 0 });
-    for first_row in (0..m).step_by(ROWS) {
-        let rows = first_row..m.min(first_row + ROWS);
+    // Few rows are done before tiles are worth their while.
+    let mut tiles =
+        if m < amx::TILE { None } else { Tiles::<INPUTS_TILED>::set_up(isa).map(|tiles| (tiles, Sums::zero())) };
+    let at_once = if tiles.is_some() { ROWS_TILED } else { ROWS };
+    let mut ragged = Aligned::zeros(if is_ragged { at_once.min(m) * width } else { 0 });
+    for first_row in (0..m).step_by(at_once) {
+        let rows = first_row..m.min(first_row + at_once);
         for panel in panels.clone() {
             let columns = weights.columns(panel..panel + 1);
             let is_whole = columns.len() == width;
@@ -143,7 +155,11 @@ pub(super) fn run(x: &Rows, weights: &Quantized, panels: Range<usize>, epilogue:
             };
             // What the block writes are these rows of the panel's columns of `out`, which has them all (the caller checked), or
             // the scratch, which has ROWS or m rows of a panel. `out` and the scratch are borrowed alone.
-            dots::run(isa, Block { x, weights, panel, rows: rows.clone(), c, c_stride });
+            let block = Block { x, weights, panel, rows: rows.clone(), c, c_stride };
+            match &mut tiles {
+                Some((tiles, sums)) if rows.len() >= amx::TILE => dots::run(isa, Tiled { tiles, sums, block }),
+                _ => dots::run(isa, block),
+            }
             let ragged = (!is_whole).then_some(&*ragged);
             let (rows, outputs, out) = (rows.clone(), weights.outputs(), out.reborrow());
             lanes::run(isa, Strip { ragged, rows, columns, first_column, outputs, epilogue, out });
@@ -223,18 +239,64 @@ impl Block<'_> {
                 weights = weights.add(step);
             }
         }
+        for (row, sums) in sums.into_iter().enumerate() {
+            self.finish(d, first + row, sums);
+        }
+    }
+
+    /// Writes a row of the panel from its sums.
+    #[inline(always)]
+    fn finish<D: Dots>(&self, d: D, row: usize, sums: [D::Sums; VECTORS]) {
+        assert!(self.rows.contains(&row), "a row of this block");
         let column = self.panel * VECTORS * D::WIDTH;
         let (totals, scales) = (&self.weights.totals[column..], &self.weights.scales[column..]);
-        for (row, sums) in sums.into_iter().enumerate() {
-            let (zero, scale) = (self.x.zeros[first + row], self.x.scales[first + row]);
-            for (vector, sums) in sums.into_iter().enumerate() {
-                let lane = vector * D::WIDTH;
-                let (totals, scales) = (&totals[lane..lane + D::WIDTH], &scales[lane..lane + D::WIDTH]);
-                // SAFETY: WIDTH elements of each, and a vector of row `first + row` of `c`.
-                unsafe {
-                    let to = self.c.add((first - self.rows.start + row) * self.c_stride + lane);
-                    d.finish(sums, zero, totals.as_ptr(), scale, scales.as_ptr(), to);
+        let (zero, scale) = (self.x.zeros[row], self.x.scales[row]);
+        for (vector, sums) in sums.into_iter().enumerate() {
+            let lane = vector * D::WIDTH;
+            let (totals, scales) = (&totals[lane..lane + D::WIDTH], &scales[lane..lane + D::WIDTH]);
+            // SAFETY: WIDTH elements of each, and a vector of a row of `c`.
+            unsafe {
+                let to = self.c.add((row - self.rows.start) * self.c_stride + lane);
+                d.finish(sums, zero, totals.as_ptr(), scale, scales.as_ptr(), to);
+            }
+        }
+    }
+}
+
+/// A block of at least as many rows as a tile has, whose sums are computed by tiles.
+struct Tiled<'a> {
+    tiles: &'a Tiles<INPUTS_TILED>,
+    sums: &'a mut Sums,
+    block: Block<'a>,
+}
+
+impl dots::Kernel for Tiled<'_> {
+    #[inline(always)]
+    fn run<D: Dots>(self, d: D) {
+        let Self { tiles, sums, block } = self;
+        let (groups, panel) = (block.weights.groups(), block.weights.panel(block.panel));
+        let inputs = groups * D::GROUP;
+        assert_eq!(panel.len(), inputs * VECTORS * D::WIDTH, "a panel of this instruction set");
+        let last = block.rows.end - amx::TILE;
+        for first in block.rows.clone().step_by(2 * amx::TILE) {
+            // The last tile has some of the rows of the one before it where they are not whole tiles: their sums are the same again.
+            let starts = [first.min(last), last.min(first + amx::TILE)];
+            let x = |first: usize| block.x.words[first * groups..(first + amx::TILE) * groups].as_ptr().cast();
+            let x = amx::Rows { tiles: starts.map(x), stride: groups * size_of::<u32>() };
+            // SAFETY: both tiles have 16 rows of so many inputs, and the panel has the weights of as many.
+            unsafe { tiles.multiply(x, panel.as_ptr().cast(), inputs / INPUTS_TILED, sums) };
+            let mut next = first;
+            for (tile, start) in starts.into_iter().enumerate() {
+                for row in next..start + amx::TILE {
+                    let from = tile * amx::TILE + row - start;
+                    let mut of_row = [d.zero(); VECTORS];
+                    for (vector, of_row) in of_row.iter_mut().enumerate() {
+                        // SAFETY: the slice has the vector's sums.
+                        *of_row = unsafe { d.load(sums.of(from, vector * D::WIDTH)[..D::WIDTH].as_ptr()) };
+                    }
+                    block.finish(d, row, of_row);
                 }
+                next = start + amx::TILE;
             }
         }
     }

@@ -32,6 +32,12 @@ impl Dots for Dotprod {
     }
 
     #[inline(always)]
+    unsafe fn load(self, from: *const i32) -> int32x4_t {
+        // SAFETY: `self` proves NEON; the caller vouches for the four sums.
+        unsafe { vld1q_s32(from) }
+    }
+
+    #[inline(always)]
     fn group(self, word: u32) -> int8x16_t {
         // SAFETY: `self` proves NEON.
         unsafe { vreinterpretq_s8_u32(vdupq_n_u32(word)) }

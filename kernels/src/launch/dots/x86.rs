@@ -60,6 +60,12 @@ impl Dots for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load(self, from: *const i32) -> __m256i {
+        // SAFETY: `self` proves AVX2; the caller vouches for the 8 sums.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
     fn group(self, word: u32) -> __m256i {
         // SAFETY: `self` proves AVX2.
         unsafe { _mm256_set1_epi32(word as i32) }
@@ -108,6 +114,12 @@ macro_rules! avx512 {
         fn zero(self) -> __m512i {
             // SAFETY: `self` proves AVX-512.
             unsafe { _mm512_setzero_si512() }
+        }
+
+        #[inline(always)]
+        unsafe fn load(self, from: *const i32) -> __m512i {
+            // SAFETY: `self` proves AVX-512; the caller vouches for the 16 sums.
+            unsafe { _mm512_loadu_si512(from.cast()) }
         }
 
         #[inline(always)]

@@ -110,7 +110,7 @@ pub(crate) trait Kernel {
 pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Vnni if super::available().contains(&Isa::Avx512) => {
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Amx if super::available().contains(&Isa::Avx512) => {
             // SAFETY: the guard has just asked the CPU for the features that the function is compiled with.
             unsafe { x86::run_avx512(kernel) }
         }

@@ -1,0 +1,148 @@
+//! AMX's tiles: products of bytes, 32 rows by 32 outputs at a time, summed in 32 bits. Addresses come in, whole numbers go out. Never a
+//! scale: what the sums mean, the ops know.
+//!
+//! # Source
+//! Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18 (Intel AMX).
+
+use std::marker::PhantomData;
+
+use super::Isa;
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod x86;
+
+/// Rows of a tile, and outputs of one.
+pub(crate) const TILE: usize = 16;
+
+/// Outputs of a product: two tiles, as wide as a panel.
+const OUTPUTS: usize = 2 * TILE;
+
+/// Bytes of a row of a tile.
+const ROW: usize = 64;
+
+/// Whether the CPU has tiles of bytes, and the system lends them to this process.
+pub(super) fn is_available() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return x86::is_available();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
+/// Rows in bytes, each the same distance behind the one before it.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    /// Where 16 of them begin, and where 16 others or the same ones do.
+    pub(crate) tiles: [*const u8; 2],
+    /// Bytes from a row to the next.
+    pub(crate) stride: usize,
+}
+
+/// What a product of tiles gives: `[2 · TILE, OUTPUTS]`.
+#[repr(C, align(64))]
+pub(crate) struct Sums([[i32; OUTPUTS]; 2 * TILE]);
+
+impl Sums {
+    pub(crate) const fn zero() -> Self {
+        Self([[0; OUTPUTS]; 2 * TILE])
+    }
+
+    /// The sums of a row, from an output on.
+    #[inline(always)]
+    pub(crate) fn of(&self, row: usize, output: usize) -> &[i32] {
+        &self.0[row][output..]
+    }
+}
+
+/// This thread's tiles, set up for products of `INPUTS` bytes at a time (at most 64), until this is dropped.
+pub(crate) struct Tiles<const INPUTS: usize> {
+    /// They belong to one thread.
+    of_this_thread: PhantomData<*const ()>,
+}
+
+impl<const INPUTS: usize> Tiles<INPUTS> {
+    /// `None` on every other instruction set, and where this CPU has none.
+    pub(crate) fn set_up(isa: Isa) -> Option<Self> {
+        if isa != Isa::Avx512Amx || !super::available().contains(&isa) {
+            return None;
+        }
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        // SAFETY: the guard has just asked the CPU for them.
+        unsafe {
+            x86::set_up::<INPUTS>();
+        }
+        Some(Self { of_this_thread: PhantomData })
+    }
+
+    /// Sums over `steps · INPUTS` inputs of elements without a sign times weights with one, `[inputs / 4, OUTPUTS, 4]`.
+    ///
+    /// # Safety
+    /// So many bytes of each of the 32 rows, and of the weights, can be read.
+    #[inline(always)]
+    pub(crate) unsafe fn multiply(&self, x: Rows, weights: *const i8, steps: usize, sums: &mut Sums) {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        // SAFETY: that `self` exists proves that the tiles are set up; the rest is as the caller vouches.
+        unsafe {
+            x86::multiply::<INPUTS>(x, weights, steps, sums);
+        }
+        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+        unreachable!("there are no tiles: {} {}", x.stride + steps, weights == sums.0.as_ptr().cast());
+    }
+}
+
+impl<const INPUTS: usize> Drop for Tiles<INPUTS> {
+    fn drop(&mut self) {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        // SAFETY: that `self` exists proves that there are tiles.
+        unsafe {
+            x86::release();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<const INPUTS: usize>(steps: usize) {
+        let Some(tiles) = Tiles::<INPUTS>::set_up(super::super::detect()) else {
+            eprintln!("not tried: this CPU has no AMX, or the system does not lend it");
+            return;
+        };
+        let inputs = steps * INPUTS;
+        // The greatest of all, and every sign.
+        let element = |row: usize, p: usize| if (row + p).is_multiple_of(3) { 255_u8 } else { (7 * row + p) as u8 };
+        let weight =
+            |output: usize, p: usize| if (output + p) % 5 == 0 { -128_i8 } else { (output as i8) - (p % 64) as i8 };
+        let x: Vec<u8> = (0..20).flat_map(|row| (0..inputs).map(move |p| element(row, p))).collect();
+        let weights: Vec<i8> = (0..inputs / 4)
+            .flat_map(|g| (0..OUTPUTS).flat_map(move |output| (0..4).map(move |i| weight(output, 4 * g + i))))
+            .collect();
+        let mut sums = Sums([[i32::MIN; OUTPUTS]; 2 * TILE]);
+        // Of 20 rows, those from 4 on are in both.
+        let rows = Rows { tiles: [x.as_ptr(), x[4 * inputs..].as_ptr()], stride: inputs };
+        // SAFETY: there are 20 rows of so many inputs, and as many weights for each output.
+        unsafe { tiles.multiply(rows, weights.as_ptr(), steps, &mut sums) };
+        for (tile, first) in [0, 4].into_iter().enumerate() {
+            for row in 0..TILE {
+                for output in 0..OUTPUTS {
+                    let expected: i32 =
+                        (0..inputs).map(|p| i32::from(element(first + row, p)) * i32::from(weight(output, p))).sum();
+                    assert_eq!(
+                        sums.of(tile * TILE + row, output)[0],
+                        expected,
+                        "row {row} of tile {tile}, output {output}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_tiles_are_exact() {
+        check::<64>(1);
+        check::<64>(3);
+        check::<32>(1);
+        check::<32>(5);
+        check::<64>(0);
+    }
+}

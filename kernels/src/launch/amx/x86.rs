@@ -1,0 +1,122 @@
+//! AMX's instructions, written out, because Rust has no stable functions for them. Addresses come in, tiles are loaded, multiplied and
+//! stored. Never a choice whether to use them: `super::Tiles` makes it.
+//!
+//! # Source
+//! How a process asks for the tiles: Linux, Documentation/arch/x86/xstate.rst.
+
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+use super::{ROW, Rows, Sums, TILE};
+
+/// `ARCH_REQ_XCOMP_PERM`, and what is asked for: the tiles' data.
+const ASK_FOR_STATE: libc::c_int = 0x1023;
+const TILE_DATA: libc::c_int = 18;
+
+/// AMX-TILE and AMX-INT8 of `edx` of leaf 7.
+const HAS_TILES_OF_BYTES: u32 = 0b11 << 24;
+
+pub(super) fn is_available() -> bool {
+    let has_tiles = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & HAS_TILES_OF_BYTES == HAS_TILES_OF_BYTES;
+    // SAFETY: the call takes two numbers and touches no memory of ours.
+    has_tiles && unsafe { libc::syscall(libc::SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) } == 0
+}
+
+/// What `ldtilecfg` reads.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    first_row: u8,
+    nothing: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Configuration {
+    /// Sums in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7.
+    const fn new(inputs: usize) -> Self {
+        assert!(inputs > 0 && inputs <= ROW && inputs.is_multiple_of(4), "what a row of a tile holds");
+        let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
+        let mut tile = 0;
+        while tile < 8 {
+            row_bytes[tile] = if tile == 4 || tile == 5 { inputs as u16 } else { ROW as u16 };
+            rows[tile] = if tile < 6 { TILE as u8 } else { inputs as u8 / 4 };
+            tile += 1;
+        }
+        Self { palette: 1, first_row: 0, nothing: [0; 14], row_bytes, rows }
+    }
+}
+
+/// # Safety
+/// The CPU has tiles, and the system lends them.
+pub(super) unsafe fn set_up<const INPUTS: usize>() {
+    static OF_64: Configuration = Configuration::new(64);
+    static OF_32: Configuration = Configuration::new(32);
+    let configuration = const {
+        match INPUTS {
+            64 => &OF_64,
+            32 => &OF_32,
+            _ => panic!("tiles are set up for 64 inputs or 32"),
+        }
+    };
+    // SAFETY: the caller vouches for the tiles. The configuration is one that the manual allows: palette 1 has eight of 16 rows of 64
+    // bytes.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const *configuration, options(nostack)) };
+}
+
+/// # Safety
+/// The CPU has tiles.
+pub(super) unsafe fn release() {
+    // Without it the system would go on saving 8 KB whenever it changes threads.
+    // SAFETY: the caller vouches for the tiles.
+    unsafe { asm!("tilerelease", options(nostack)) };
+}
+
+/// # Safety
+/// The tiles are set up for so many inputs; the rest as `super::Tiles::multiply`.
+#[inline(always)]
+pub(super) unsafe fn multiply<const INPUTS: usize>(x: Rows, weights: *const i8, steps: usize, sums: &mut Sums) {
+    // SAFETY: as the caller vouches; `sums` is what is written.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "test {steps}, {steps}",
+            "jz 3f",
+            "2:",
+            "tileloadd tmm6, [{weights} + {line}]",
+            "tileloadd tmm4, [{upper} + {stride}]",
+            "tdpbusd tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{weights} + {line} + 64]",
+            "tdpbusd tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{lower} + {stride}]",
+            "tdpbusd tmm2, tmm5, tmm6",
+            "tdpbusd tmm3, tmm5, tmm7",
+            "add {upper}, {inputs}",
+            "add {lower}, {inputs}",
+            "add {weights}, {of_weights}",
+            "dec {steps}",
+            "jnz 2b",
+            "3:",
+            "tilestored [{sums} + {line}], tmm0",
+            "tilestored [{sums} + {line} + 64], tmm1",
+            "tilestored [{sums} + {line} + 2048], tmm2",
+            "tilestored [{sums} + {line} + 2112], tmm3",
+            upper = inout(reg) x.tiles[0] => _,
+            lower = inout(reg) x.tiles[1] => _,
+            stride = in(reg) x.stride,
+            weights = inout(reg) weights => _,
+            // Both the weights of four inputs and the sums of a row: two tiles side by side.
+            line = in(reg) 2 * ROW,
+            steps = inout(reg) steps => _,
+            sums = in(reg) &raw mut *sums,
+            inputs = const INPUTS,
+            of_weights = const INPUTS / 4 * 2 * ROW,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
