@@ -87,22 +87,20 @@ pub(super) fn run(
             // Whole panels.
             for first_key in (seen.start / width * width..seen.end).step_by(KEYS) {
                 let block = first_key..seen.end.next_multiple_of(width).min(first_key + KEYS);
-                for panel in block.clone().step_by(width) {
-                    let product = Block {
-                        a: q.values[at..].as_ptr(),
-                        a_stride: q.stride,
-                        rows: queries.len(),
-                        b: keys[panel * d..].as_ptr(),
-                        k: d,
-                        c: scores[panel - first_key..].as_mut_ptr(),
-                        c_stride: KEYS,
-                        accumulate: false,
-                        next: keys[(panel + width).min(shape.keys_padded) * d..].as_ptr(),
-                    };
-                    // SAFETY: `q` has these rows (the caller checked), a panel of the packed keys begins at `panel · d`, and a
-                    // row of scores holds KEYS, of which `block` has no more.
-                    unsafe { product.run(isa) };
-                }
+                let products = block.clone().step_by(width).map(|panel| Block {
+                    a: q.values[at..].as_ptr(),
+                    a_stride: q.stride,
+                    rows: queries.len(),
+                    b: keys[panel * d..].as_ptr(),
+                    k: d,
+                    c: scores[panel - first_key..].as_mut_ptr(),
+                    c_stride: KEYS,
+                    accumulate: false,
+                    next: keys[(panel + width).min(shape.keys_padded) * d..].as_ptr(),
+                });
+                // SAFETY: `q` has these rows (the caller checked), a panel of the packed keys begins at `panel · d`, and a row of
+                // scores holds KEYS, of which `block` has no more.
+                unsafe { tile::run_each(isa, products) };
                 lanes::run(
                     isa,
                     Weigh {
@@ -118,30 +116,24 @@ pub(super) fn run(
                     },
                 );
                 let there = block.start..block.end.min(shape.len);
-                for panel in (0..shape.dim_padded).step_by(width) {
-                    let product = Block {
-                        a: scores.as_ptr(),
-                        a_stride: KEYS,
-                        rows: queries.len(),
-                        b: values[panel * shape.len + there.start * width..].as_ptr(),
-                        k: there.len(),
-                        c: sums[panel..].as_mut_ptr(),
-                        c_stride: shape.dim_padded,
-                        accumulate: !is_first,
-                        next: values[(panel + width).min(shape.dim_padded) * shape.len..].as_ptr(),
-                    };
-                    // SAFETY: weights are rows of KEYS; a panel of the packed values begins at `panel · len` and has `width`
-                    // elements for each of `len` keys; a row of sums has `dim_padded`.
-                    unsafe { product.run(isa) };
-                }
+                let products = (0..shape.dim_padded).step_by(width).map(|panel| Block {
+                    a: scores.as_ptr(),
+                    a_stride: KEYS,
+                    rows: queries.len(),
+                    b: values[panel * shape.len + there.start * width..].as_ptr(),
+                    k: there.len(),
+                    c: sums[panel..].as_mut_ptr(),
+                    c_stride: shape.dim_padded,
+                    accumulate: !is_first,
+                    next: values[(panel + width).min(shape.dim_padded) * shape.len..].as_ptr(),
+                });
+                // SAFETY: weights are rows of KEYS; a panel of the packed values begins at `panel · len` and has `width` elements
+                // for each of `len` keys; a row of sums has `dim_padded`.
+                unsafe { tile::run_each(isa, products) };
                 is_first = false;
             }
-            for (row, running) in queries.clone().zip(&scratch.running) {
-                let sums = &sums[(row - first) * shape.dim_padded..][..d];
-                let factor = 1.0 / running.sum;
-                let out = &mut out.row(row)[column..column + d];
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * factor);
-            }
+            let (columns, running, out) = (column..column + d, &scratch.running, out.reborrow());
+            lanes::run(isa, Divide { queries, columns, sums, dim_padded: shape.dim_padded, running, out });
         }
     }
 }
@@ -179,6 +171,37 @@ fn pack_values(rows: &[f32], stride: usize, shape: &Shape, panels: &mut [f32]) {
         for (key, line) in panel.chunks_exact_mut(shape.width).enumerate() {
             line[..there].copy_from_slice(&rows[key * stride + first..][..there]);
             line[there..].fill(0.0);
+        }
+    }
+}
+
+/// Writes what some queries give: their sums, each divided by that of its weights.
+struct Divide<'a> {
+    queries: Range<usize>,
+    columns: Range<usize>,
+    sums: &'a [f32],
+    dim_padded: usize,
+    running: &'a [Running],
+    out: Columns<'a>,
+}
+
+impl Kernel for Divide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, l: L) {
+        let rows = self.sums.chunks_exact(self.dim_padded).zip(self.running);
+        for (row, (sums, running)) in self.queries.zip(rows) {
+            let factor = l.splat(1.0 / running.sum);
+            let out = &mut self.out.row(row)[self.columns.clone()];
+            let whole = out.len() - out.len() % L::WIDTH;
+            for at in (0..whole).step_by(L::WIDTH) {
+                l.store(l.mul(l.load(&sums[at..]), factor), &mut out[at..]);
+            }
+            if whole < out.len() {
+                // There is a whole vector of sums, as panels are padded.
+                l.store_partial(l.mul(l.load(&sums[whole..]), factor), &mut out[whole..]);
+            }
         }
     }
 }

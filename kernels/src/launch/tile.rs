@@ -85,6 +85,28 @@ impl<T: Element> Block<T> {
     }
 }
 
+/// Computes some blocks, one after the other: for blocks so small that choosing the instruction set anew would be felt.
+///
+/// # Safety
+/// As [`Block::run`], for each of them.
+pub(crate) unsafe fn run_each(isa: Isa, blocks: impl Iterator<Item = Block>) {
+    lanes::run(isa, Each(blocks));
+}
+
+/// Blocks whose addresses somebody has vouched for.
+struct Each<B>(B);
+
+impl<B: Iterator<Item = Block>> Kernel for Each<B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        for block in self.0 {
+            Promised(block).run(l);
+        }
+    }
+}
+
 /// A block whose addresses somebody has vouched for.
 struct Promised<T>(Block<T>);
 

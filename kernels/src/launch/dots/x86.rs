@@ -102,7 +102,8 @@ macro_rules! avx512 {
         type Group = __m512i;
         const WIDTH: usize = 16;
         const SHIFT: i32 = 0;
-        const TILE_ROWS: usize = 12;
+        // With more, not all stays in registers, and with these there are enough sums in flight.
+        const TILE_ROWS: usize = 8;
 
         #[inline(always)]
         fn prefetch(self, address: *const i8) {
