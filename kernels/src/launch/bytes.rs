@@ -2,8 +2,8 @@
 //! come in, the loop compiled for that instruction set runs. Never a sum that could be another on another instruction set: whole
 //! numbers are exact, and f32 are multiplied and added one after the other, never in one step.
 //!
-//! As with [`super::lanes`], a value that implements [`Bytes`] is a proof that the CPU has its instructions. The forms for VNNI and for
-//! NEON have run on no hardware yet; where tests run on a CPU that has one, they try it.
+//! As with [`super::lanes`], a value that implements [`Bytes`] is a proof that the CPU has its instructions. The form for NEON
+//! has run on no hardware yet; where tests run on a CPU that has it, they try it.
 
 use half::f16;
 
@@ -29,6 +29,9 @@ pub(crate) trait Bytes: Copy {
     const TILE_ROWS: usize;
     /// Whether sums of products of bytes are two of 16 bits in each lane, which hold little; else one of 32.
     const IS_NARROW: bool;
+    /// How much weights with a sign must be above what they stand for when [`Bytes::add_signed`] takes them: what makes them unsigned,
+    /// where there are no products of two signs, or 0.
+    const EXCESS: i16;
 
     /// Asks for the cache line of an address, which need not be readable. A hint: nothing where the CPU has none.
     #[inline(always)]
@@ -61,7 +64,10 @@ pub(crate) trait Bytes: Copy {
     fn add_short(self, sums: Self::I, short: Self::I) -> Self::I;
     /// The same times `scales`.
     fn add_scaled(self, sums: Self::I, short: Self::I, scales: Self::I) -> Self::I;
-    /// `sums + Σ weight · x` over the bytes of each lane, both signed, to sums of 32 bits. No input is −128.
+    /// Every byte plus `byte`, modulo 256.
+    fn plus(self, v: Self::I, byte: u8) -> Self::I;
+    /// `sums + Σ weight · x` over the bytes of each lane, both signed, to sums of 32 bits, the weights [`Bytes::EXCESS`] above what they
+    /// stand for, with which they are multiplied. No input is −128.
     fn add_signed(self, sums: Self::I, weights: Self::I, x: Self::I) -> Self::I;
     /// Two unsigned bytes an output, as two numbers of 16 bits in its lane.
     ///
@@ -185,6 +191,7 @@ impl Bytes for Scalar {
     const WIDTH: usize = 4;
     const TILE_ROWS: usize = 4;
     const IS_NARROW: bool = false;
+    const EXCESS: i16 = 0;
 
     #[inline(always)]
     unsafe fn load(self, from: *const u8) -> [u32; 4] {
@@ -242,6 +249,11 @@ impl Bytes for Scalar {
             sums[lane] = sums[lane].wrapping_add(short[lane].wrapping_mul(scales[lane]));
         }
         sums
+    }
+
+    #[inline(always)]
+    fn plus(self, v: [u32; 4], byte: u8) -> [u32; 4] {
+        each_byte(v, v, |v, _| v.wrapping_add(byte))
     }
 
     #[inline(always)]
@@ -404,8 +416,13 @@ mod tests {
                 each(&|lane| i32::from_le_bytes([50, -100, (10 * lane - 100) as i8, -30].map(i8::cast_unsigned)));
             assert_eq!(looked_up, expected);
             let weights = vector(&|lane| word([-128, 127, lane as i8, -128]));
-            let sums = b.add_signed(b.splat(7), weights, x);
-            assert_eq!(lanes(sums), each(&|lane| 7 + 127 * (-128 - 127 + lane - 128)));
+            let more = lanes(b.plus(weights, 3));
+            assert_eq!(more, each(&|lane| word([-125, -126, lane as i8 + 3, -125]).cast_signed()));
+            let above = b.plus(weights, B::EXCESS as u8);
+            let sums = b.add_signed(b.splat(7), above, x);
+            let excess = i32::from(B::EXCESS) * (127 - 127 + 127 + 127);
+            assert_eq!(lanes(sums), each(&|lane| 7 + excess + 127 * (-128 - 127 + lane - 128)));
+            let sums = b.add_short(sums, b.splat((-excess).cast_unsigned()));
             let x = b.splat(u32::from(i16::MAX.cast_unsigned()) | u32::from((-3_i16).cast_unsigned()) << 16);
             let added = |pairs| lanes(b.add_pairs(b.splat(1), pairs, x));
             assert_eq!(added(signed), each(&|_| 1 - 128 * i32::from(i16::MAX) - 3 * 127));

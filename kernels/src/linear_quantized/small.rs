@@ -45,6 +45,11 @@ const fn is_unsigned(blocks: Blocks) -> bool {
     matches!(blocks, Blocks::Q4_0 | Blocks::Q4_1 | Blocks::Q5_0 | Blocks::Q5_1)
 }
 
+/// How much elements are above what they stand for when they are multiplied.
+const fn excess<B: Bytes>(blocks: Blocks) -> i16 {
+    if is_unsigned(blocks) { blocks.excess() } else { B::EXCESS }
+}
+
 /// Whether it pays to unpack elements once for several tiles.
 const fn is_packed(blocks: Blocks) -> bool {
     blocks.bits() < 8
@@ -64,7 +69,7 @@ impl<T: Of> Kernel for Small<'_, T> {
     fn run<B: Bytes>(self, b: B) {
         const {
             assert!(
-                4 * B::WIDTH <= VECTOR_MAX && B::TILE_ROWS == 4,
+                4 * B::WIDTH <= VECTOR_MAX && B::TILE_ROWS >= 4 && B::TILE_ROWS <= 6,
                 "room for a vector, and a tile for every count of rows"
             )
         };
@@ -111,11 +116,24 @@ impl<T: Of> Kernel for Small<'_, T> {
                             (1, false) => tile::<B, T, 1, false>(b, from, layout, scratch, count, place),
                             (2, false) => tile::<B, T, 2, false>(b, from, layout, scratch, count, place),
                             (3, false) => tile::<B, T, 3, false>(b, from, layout, scratch, count, place),
-                            (_, false) => tile::<B, T, 4, false>(b, from, layout, scratch, count, place),
+                            (4, false) => tile::<B, T, 4, false>(b, from, layout, scratch, count, place),
+                            (5, false) if B::TILE_ROWS >= 5 => {
+                                tile::<B, T, 5, false>(b, from, layout, scratch, count, place)
+                            }
+                            (6, false) if B::TILE_ROWS >= 6 => {
+                                tile::<B, T, 6, false>(b, from, layout, scratch, count, place)
+                            }
                             (1, true) => tile::<B, T, 1, true>(b, from, layout, scratch, count, place),
                             (2, true) => tile::<B, T, 2, true>(b, from, layout, scratch, count, place),
                             (3, true) => tile::<B, T, 3, true>(b, from, layout, scratch, count, place),
-                            (_, true) => tile::<B, T, 4, true>(b, from, layout, scratch, count, place),
+                            (4, true) => tile::<B, T, 4, true>(b, from, layout, scratch, count, place),
+                            (5, true) if B::TILE_ROWS >= 5 => {
+                                tile::<B, T, 5, true>(b, from, layout, scratch, count, place)
+                            }
+                            (6, true) if B::TILE_ROWS >= 6 => {
+                                tile::<B, T, 6, true>(b, from, layout, scratch, count, place)
+                            }
+                            _ => unreachable!("a tile has at most TILE_ROWS rows"),
                         }
                         first += rows;
                     }
@@ -189,7 +207,7 @@ unsafe fn pair<B: Bytes, T: Of, const PAIR: usize, const IS_UNPACKED: bool>(
                 for (group, out) in out.iter_mut().enumerate() {
                     out[v] = match IS_UNPACKED {
                         true => b.load(scratch.add(unpacked_at::<B>(block, 2 * PAIR + group, v))),
-                        false => b.load(from.add(layout.quants + unpacked_at::<B>(0, 2 * PAIR + group, v))),
+                        false => raised(b, b.load(from.add(layout.quants + unpacked_at::<B>(0, 2 * PAIR + group, v)))),
                     };
                 }
                 continue;
@@ -202,12 +220,18 @@ unsafe fn pair<B: Bytes, T: Of, const PAIR: usize, const IS_UNPACKED: bool>(
                 out[1][v] = b.with_bits(out[1][v], bits, 3 - 2 * PAIR as i32, 0x10);
             }
             if const { matches!(T::BLOCKS, Blocks::IQ4_NL) } {
-                out[0][v] = b.lookup(&blocks::IQ4_NL, out[0][v]);
-                out[1][v] = b.lookup(&blocks::IQ4_NL, out[1][v]);
+                out[0][v] = raised(b, b.lookup(&blocks::IQ4_NL, out[0][v]));
+                out[1][v] = raised(b, b.lookup(&blocks::IQ4_NL, out[1][v]));
             }
         }
     }
     out
+}
+
+/// Weights with a sign, as they are multiplied.
+#[inline(always)]
+fn raised<B: Bytes>(b: B, weights: B::I) -> B::I {
+    if B::EXCESS == 0 { weights } else { b.plus(weights, B::EXCESS as u8) }
 }
 
 /// `ROWS` rows times some blocks of a panel.
@@ -240,12 +264,12 @@ unsafe fn tile<B: Bytes, T: Of, const ROWS: usize, const IS_UNPACKED: bool>(
                 ahead(b, from, const { Layout::new(T::BLOCKS, VECTORS * B::WIDTH).len }, 0, 1);
             }
             // The sums of a row's elements, times what each weight has too much.
-            let excess = pair_of(const { -T::BLOCKS.excess() });
             let row_sums = |row: usize| b.splat(*place.sums.add(row * place.sums_stride + block));
             let mut sums = [[b.splat(0); VECTORS]; ROWS];
-            if const { T::BLOCKS.excess() != 0 } {
+            if const { excess::<B>(T::BLOCKS) != 0 } {
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    *sums = [b.add_pairs(b.splat(0), b.splat(excess), row_sums(row)); VECTORS];
+                    *sums =
+                        [b.add_pairs(b.splat(0), b.splat(pair_of(-excess::<B>(T::BLOCKS))), row_sums(row)); VECTORS];
                 }
             }
             let words = place.words.add(block * GROUPS);
@@ -308,15 +332,16 @@ unsafe fn step<B: Bytes, T: Of, const PAIR: usize, const ROWS: usize, const IS_U
                 let x = b.splat(*words.add(group));
                 for v in 0..VECTORS {
                     match const { is_unsigned(T::BLOCKS) } {
-                        true => short[row][v] = b.add_unsigned(short[row][v], weights[v], x),
+                        true if B::IS_NARROW => short[row][v] = b.add_unsigned(short[row][v], weights[v], x),
+                        true => sums[row][v] = b.add_unsigned(sums[row][v], weights[v], x),
                         false => sums[row][v] = b.add_signed(sums[row][v], weights[v], x),
                     }
                 }
             }
         }
         // 16 bits hold the sums of 4 bits over a whole block, those of 5 bits over half of one.
-        let is_full = PAIR + 1 == PAIRS || B::IS_NARROW && const { T::BLOCKS.bits() == 5 } && PAIR + 1 == PAIRS / 2;
-        if is_full && const { is_unsigned(T::BLOCKS) } {
+        let is_full = PAIR + 1 == PAIRS || const { T::BLOCKS.bits() == 5 } && PAIR + 1 == PAIRS / 2;
+        if B::IS_NARROW && is_full && const { is_unsigned(T::BLOCKS) } {
             for (sums, short) in sums.iter_mut().zip(short) {
                 for (sum, short) in sums.iter_mut().zip(short) {
                     *sum = b.add_short(*sum, *short);

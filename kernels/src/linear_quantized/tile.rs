@@ -119,7 +119,7 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
     fn run<B: Bytes>(self, b: B) {
         const {
             assert!(
-                4 * B::WIDTH <= VECTOR_MAX && B::TILE_ROWS == 4,
+                4 * B::WIDTH <= VECTOR_MAX && B::TILE_ROWS >= 4 && B::TILE_ROWS <= 6,
                 "room for a vector, and a tile for every count of rows"
             )
         };
@@ -159,7 +159,10 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
                             1 => tile::<B, HIGH, 1, false>(b, from, layout, scratch, place),
                             2 => tile::<B, HIGH, 2, false>(b, from, layout, scratch, place),
                             3 => tile::<B, HIGH, 3, false>(b, from, layout, scratch, place),
-                            _ => tile::<B, HIGH, 4, false>(b, from, layout, scratch, place),
+                            4 => tile::<B, HIGH, 4, false>(b, from, layout, scratch, place),
+                            5 if B::TILE_ROWS >= 5 => tile::<B, HIGH, 5, false>(b, from, layout, scratch, place),
+                            6 if B::TILE_ROWS >= 6 => tile::<B, HIGH, 6, false>(b, from, layout, scratch, place),
+                            _ => unreachable!("a tile has at most TILE_ROWS rows"),
                         }
                         continue;
                     }
@@ -173,7 +176,10 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
                             1 => tile::<B, HIGH, 1, true>(b, from, layout, scratch, place),
                             2 => tile::<B, HIGH, 2, true>(b, from, layout, scratch, place),
                             3 => tile::<B, HIGH, 3, true>(b, from, layout, scratch, place),
-                            _ => tile::<B, HIGH, 4, true>(b, from, layout, scratch, place),
+                            4 => tile::<B, HIGH, 4, true>(b, from, layout, scratch, place),
+                            5 if B::TILE_ROWS >= 5 => tile::<B, HIGH, 5, true>(b, from, layout, scratch, place),
+                            6 if B::TILE_ROWS >= 6 => tile::<B, HIGH, 6, true>(b, from, layout, scratch, place),
+                            _ => unreachable!("a tile has at most TILE_ROWS rows"),
                         }
                         first += count;
                     }

@@ -45,6 +45,7 @@ impl Bytes for Avx2 {
     const WIDTH: usize = 8;
     const TILE_ROWS: usize = 4;
     const IS_NARROW: bool = true;
+    const EXCESS: i16 = 0;
 
     instructions! {
         float(v: __m256i) -> __m256 = _mm256_cvtepi32_ps;
@@ -134,6 +135,12 @@ impl Bytes for Avx2 {
     }
 
     #[inline(always)]
+    fn plus(self, v: __m256i, byte: u8) -> __m256i {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_add_epi8(v, _mm256_set1_epi8(byte.cast_signed())) }
+    }
+
+    #[inline(always)]
     fn add_signed(self, sums: __m256i, weights: __m256i, x: __m256i) -> __m256i {
         // SAFETY: `self` proves AVX2. Inputs take the weights' signs, the weights their magnitudes: at most 2 · 128 · 127 a sum of
         // two, which 16 bits hold.
@@ -210,12 +217,14 @@ impl Bytes for Vnni {
     type I = __m512i;
     type F = __m512;
     const WIDTH: usize = 16;
-    const TILE_ROWS: usize = 4;
+    const TILE_ROWS: usize = 6;
     const IS_NARROW: bool = false;
+    const EXCESS: i16 = 128;
 
     instructions! {
         // Weights are unsigned, inputs signed, as the instruction has it.
         add_unsigned(sums: __m512i, weights: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32;
+        add_signed(sums: __m512i, weights: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32;
         add_short(sums: __m512i, short: __m512i) -> __m512i = _mm512_add_epi32;
         add_pairs(sums: __m512i, pairs: __m512i, x: __m512i) -> __m512i = _mm512_dpwssd_epi32;
         float(v: __m512i) -> __m512 = _mm512_cvtepi32_ps;
@@ -294,12 +303,9 @@ impl Bytes for Vnni {
     }
 
     #[inline(always)]
-    fn add_signed(self, sums: __m512i, weights: __m512i, x: __m512i) -> __m512i {
-        // SAFETY: `self` proves AVX-512 BW and VNNI. Inputs take the weights' signs, the weights their magnitudes.
-        unsafe {
-            let negated = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(weights), _mm512_setzero_si512(), x);
-            _mm512_dpbusd_epi32(sums, _mm512_abs_epi8(weights), negated)
-        }
+    fn plus(self, v: __m512i, byte: u8) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW.
+        unsafe { _mm512_add_epi8(v, _mm512_set1_epi8(byte.cast_signed())) }
     }
 
     #[inline(always)]
