@@ -1,9 +1,10 @@
 //! The innermost loops over blocks of 32: a few rows times two vectors of outputs. A checked product comes in, its sums are written.
 //! Never a choice of how much is done at a time, but for rows of a tile.
 //!
-//! Elements of 4 and 5 bits are multiplied as they are stored, unsigned, which takes two instructions where signed ones take five (on
-//! AVX2); what they have too much, or the minimum, comes in once a block by way of the sum of the row's elements. How far sums of 16
-//! bits reach is told in [`super::tile`]. In 32 bits a block's is at most 32 · 127 · 128 = 520,192.
+//! Elements of 4 and 5 bits are multiplied as they are stored, unsigned, which takes two instructions where signed ones take five
+//! (on AVX2); what they have too much, or the minimum, comes in once a block by way of the sum of the row's elements. Where no
+//! instruction takes two signs (VNNI), those with a sign are made unsigned and go the same way. How far sums of 16 bits reach is
+//! told in [`super::tile`]. In 32 bits a block's is at most 32 · 127 · 255 = 1,036,320.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -46,12 +47,12 @@ const fn is_unsigned(blocks: Blocks) -> bool {
 }
 
 /// How much elements are above what they stand for when they are multiplied.
-const fn excess<B: Bytes>(blocks: Blocks) -> i16 {
+pub(super) const fn excess<B: Bytes>(blocks: Blocks) -> i16 {
     if is_unsigned(blocks) { blocks.excess() } else { B::EXCESS }
 }
 
 /// Whether it pays to unpack elements once for several tiles.
-const fn is_packed(blocks: Blocks) -> bool {
+pub(super) const fn is_packed(blocks: Blocks) -> bool {
     blocks.bits() < 8
 }
 
@@ -80,7 +81,7 @@ impl<T: Of> Kernel for Small<'_, T> {
             "panels of this instruction set"
         );
         let (k, blocks) = (weights.inputs(), weights.blocks_a_row());
-        assert!(rows.end <= x.len() && x.sums_16.len() >= rows.end * blocks, "rows with their sums");
+        assert!(rows.end <= x.len() && x.totals.len() >= rows.end * blocks, "rows with their sums");
         let tiles = rows.len().div_ceil(B::TILE_ROWS);
         let is_unpacked = tiles > 1 && const { is_packed(T::BLOCKS) };
         let mut unpacked = MaybeUninit::<Unpacked>::uninit();
@@ -94,12 +95,13 @@ impl<T: Of> Kernel for Small<'_, T> {
                 unsafe {
                     let from = first_block.add(block * layout.len);
                     let place = Place {
-                        words: x.words.as_ptr().add(rows.start * (k / GROUP) + block * GROUPS),
+                        words: x.words.words().as_ptr().add(rows.start * (k / GROUP) + block * GROUPS),
                         words_stride: k / GROUP,
                         scales: x.scales.as_ptr().add(rows.start * blocks + block),
                         scales_stride: blocks,
                         sums: x.sums_16.as_ptr().add(rows.start * blocks + block),
                         sums_stride: blocks,
+                        totals: x.totals.as_ptr().add(rows.start * blocks + block),
                         c: c.add((panel - panels.start) * VECTORS * B::WIDTH),
                         c_stride,
                         accumulate: block > 0,
@@ -192,7 +194,7 @@ fn unpacked_at<B: Bytes>(block: usize, group: usize, v: usize) -> usize {
 /// # Safety
 /// The block can be read; where `IS_UNPACKED`, the scratch holds its elements.
 #[inline(always)]
-unsafe fn pair<B: Bytes, T: Of, const PAIR: usize, const IS_UNPACKED: bool>(
+pub(super) unsafe fn pair<B: Bytes, T: Of, const PAIR: usize, const IS_UNPACKED: bool>(
     b: B,
     from: *const u8,
     layout: Layout,
@@ -281,15 +283,12 @@ unsafe fn tile<B: Bytes, T: Of, const ROWS: usize, const IS_UNPACKED: bool>(
             step::<B, T, 3, ROWS, IS_UNPACKED>(b, from, layout, scratch, place, block, &mut short, &mut sums);
             for v in 0..VECTORS {
                 let d = b.load_f16(from.add(layout.d + 2 * v * B::WIDTH));
+                let dmin = b.load_f16(from.add(dmin_at::<T>(layout) + 2 * v * B::WIDTH));
                 for row in 0..ROWS {
-                    let mut y = b.mul(b.float(sums[row][v]), d);
-                    if const { T::BLOCKS.has_minimums() } {
-                        let dmin = b.load_f16(from.add(layout.dmin + 2 * v * B::WIDTH));
-                        let all = b.add_pairs(b.splat(0), b.splat(pair_of(1)), row_sums(row));
-                        y = b.sub(y, b.mul(b.float(all), dmin));
-                    }
                     let scale = b.splat_f32(*place.scales.add(row * place.scales_stride + block));
-                    totals[row][v] = b.add(totals[row][v], b.mul(y, scale));
+                    let total = b.splat_f32(*place.totals.add(row * place.sums_stride + block));
+                    let y = scaled::<B, T>(b, sums[row][v], total, (d, dmin), scale);
+                    totals[row][v] = b.add(totals[row][v], y);
                 }
             }
         }
@@ -300,6 +299,21 @@ unsafe fn tile<B: Bytes, T: Of, const ROWS: usize, const IS_UNPACKED: bool>(
             unsafe { b.store_f32(total, place.c.add(row * place.c_stride + v * B::WIDTH)) };
         }
     }
+}
+
+/// Where `dmin` lies, or something else where there is none.
+pub(super) const fn dmin_at<T: Of>(layout: Layout) -> usize {
+    if T::BLOCKS.has_minimums() { layout.dmin } else { layout.d }
+}
+
+/// What a block adds to an output of a row: its sum times its scale (and less its minimum times the row's total) times the row's scale.
+#[inline(always)]
+pub(super) fn scaled<B: Bytes, T: Of>(b: B, sums: B::I, total: B::F, (d, dmin): (B::F, B::F), scale: B::F) -> B::F {
+    let mut y = b.mul(b.float(sums), d);
+    if const { T::BLOCKS.has_minimums() } {
+        y = b.sub(y, b.mul(total, dmin));
+    }
+    b.mul(y, scale)
 }
 
 /// The same number of 16 bits twice in a word.

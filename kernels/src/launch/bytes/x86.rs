@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Bytes, Kernel};
+use super::{BesideTiles, Bytes, Kernel, TiledKernel};
 
 /// The proof that the CPU has AVX2 and F16C. Made only by [`run_avx2`].
 #[derive(Clone, Copy)]
@@ -213,6 +213,12 @@ pub(super) fn run_vnni<K: Kernel>(kernel: K) {
     kernel.run(Vnni(()));
 }
 
+/// The same for a loop around tiles.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn run_tiled<K: TiledKernel>(kernel: K) {
+    kernel.run(Vnni(()));
+}
+
 impl Bytes for Vnni {
     type I = __m512i;
     type F = __m512;
@@ -354,5 +360,34 @@ impl Bytes for Vnni {
     unsafe fn store_f32(self, v: __m512, to: *mut f32) {
         // SAFETY: `self` proves AVX-512; the caller vouches for 16 f32.
         unsafe { _mm512_storeu_ps(to, v) }
+    }
+}
+
+impl BesideTiles for Vnni {
+    instructions! {
+        xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512;
+        minus(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi8;
+    }
+
+    #[inline(always)]
+    fn digit(self, v: __m512i, at: u32) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW.
+        unsafe {
+            let at = _mm512_set1_epi32(at.cast_signed());
+            let first_bytes = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+            _mm512_and_si512(_mm512_shuffle_epi8(_mm512_srlv_epi32(v, at), first_bytes), _mm512_set1_epi8(7))
+        }
+    }
+
+    #[inline(always)]
+    fn times(self, v: __m512i, factors: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW. Nothing is carried from the lower byte to the upper one.
+        unsafe { _mm512_mullo_epi16(v, _mm512_and_si512(factors, _mm512_set1_epi16(0xff))) }
+    }
+
+    #[inline(always)]
+    fn eightfold(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_add_epi32(_mm512_slli_epi32::<3>(a), b) }
     }
 }
