@@ -31,6 +31,18 @@ impl Aligned {
         &mut self[..len]
     }
 
+    /// The same memory as words of 32 bits.
+    pub(crate) fn words(&self) -> &[u32] {
+        // SAFETY: an f32 is as long and as aligned as a word, of which any bits are one.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len) }
+    }
+
+    /// The same memory as words of 32 bits.
+    pub(crate) fn words_mut(&mut self) -> &mut [u32] {
+        // SAFETY: as above; any word is an f32, and `self` is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len) }
+    }
+
     /// The same memory as bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: f32 has no padding, and any byte may be read as u8.

@@ -15,10 +15,16 @@ mod x86;
 pub(crate) const TILE: usize = 16;
 
 /// Outputs of a product: two tiles, as wide as a panel.
-const OUTPUTS: usize = 2 * TILE;
+pub(crate) const OUTPUTS: usize = 2 * TILE;
 
 /// Bytes of a row of a tile.
 const ROW: usize = 64;
+
+/// Bytes are numbers from −128 to 127.
+pub(crate) const SIGNED: bool = true;
+
+/// Bytes are numbers from 0 to 255.
+pub(crate) const UNSIGNED: bool = false;
 
 /// Whether the CPU has tiles of bytes, and the system lends them to this process.
 pub(super) fn is_available() -> bool {
@@ -31,13 +37,13 @@ pub(super) fn is_available() -> bool {
 /// Rows in bytes, each the same distance behind the one before it.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
-    /// Where 16 of them begin, and where 16 others or the same ones do.
+    /// Where 16 of them begin, and where 16 others do; null where there are no others.
     pub(crate) tiles: [*const u8; 2],
     /// Bytes from a row to the next.
     pub(crate) stride: usize,
 }
 
-/// What a product of tiles gives: `[2 · TILE, OUTPUTS]`.
+/// What a product of tiles gives: `[2 · TILE, OUTPUTS]`, of which only the first half is written where there are 16 rows.
 #[repr(C, align(64))]
 pub(crate) struct Sums([[i32; OUTPUTS]; 2 * TILE]);
 
@@ -73,16 +79,23 @@ impl<const INPUTS: usize> Tiles<INPUTS> {
         Some(Self { of_this_thread: PhantomData })
     }
 
-    /// Sums over `steps · INPUTS` inputs of elements without a sign times weights with one, `[inputs / 4, OUTPUTS, 4]`.
+    /// Sums over `steps · INPUTS` inputs of elements that are [`SIGNED`] or [`UNSIGNED`], as `X` says, times weights
+    /// `[inputs / 4, OUTPUTS, 4]`, as `W` says.
     ///
     /// # Safety
-    /// So many bytes of each of the 32 rows, and of the weights, can be read.
+    /// So many bytes of each of the 16 or 32 rows, and of the weights, can be read.
     #[inline(always)]
-    pub(crate) unsafe fn multiply(&self, x: Rows, weights: *const i8, steps: usize, sums: &mut Sums) {
+    pub(crate) unsafe fn multiply<const X: bool, const W: bool>(
+        &self,
+        x: Rows,
+        weights: *const u8,
+        steps: usize,
+        sums: &mut Sums,
+    ) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         // SAFETY: that `self` exists proves that the tiles are set up; the rest is as the caller vouches.
         unsafe {
-            x86::multiply::<INPUTS>(x, weights, steps, sums);
+            x86::multiply::<INPUTS, X, W>(x, weights, steps, sums);
         }
         #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
         unreachable!("there are no tiles: {} {}", x.stride + steps, weights == sums.0.as_ptr().cast());
@@ -104,6 +117,13 @@ mod tests {
     use super::*;
 
     fn check<const INPUTS: usize>(steps: usize) {
+        check_signs::<INPUTS, UNSIGNED, SIGNED>(steps);
+        check_signs::<INPUTS, SIGNED, UNSIGNED>(steps);
+        check_signs::<INPUTS, SIGNED, SIGNED>(steps);
+        check_signs::<INPUTS, UNSIGNED, UNSIGNED>(steps);
+    }
+
+    fn check_signs<const INPUTS: usize, const X: bool, const W: bool>(steps: usize) {
         let Some(tiles) = Tiles::<INPUTS>::set_up(super::super::detect()) else {
             eprintln!("not tried: this CPU has no AMX, or the system does not lend it");
             return;
@@ -111,22 +131,32 @@ mod tests {
         let inputs = steps * INPUTS;
         // The greatest of all, and every sign.
         let element = |row: usize, p: usize| if (row + p).is_multiple_of(3) { 255_u8 } else { (7 * row + p) as u8 };
-        let weight =
-            |output: usize, p: usize| if (output + p) % 5 == 0 { -128_i8 } else { (output as i8) - (p % 64) as i8 };
+        let weight = |output: usize, p: usize| {
+            let with_sign = if (output + p).is_multiple_of(5) { -128_i8 } else { (output as i8) - (p % 64) as i8 };
+            with_sign.cast_unsigned()
+        };
+        let number =
+            |byte: u8, is_signed: bool| if is_signed { i32::from(byte.cast_signed()) } else { i32::from(byte) };
         let x: Vec<u8> = (0..20).flat_map(|row| (0..inputs).map(move |p| element(row, p))).collect();
-        let weights: Vec<i8> = (0..inputs / 4)
+        let weights: Vec<u8> = (0..inputs / 4)
             .flat_map(|g| (0..OUTPUTS).flat_map(move |output| (0..4).map(move |i| weight(output, 4 * g + i))))
             .collect();
         let mut sums = Sums([[i32::MIN; OUTPUTS]; 2 * TILE]);
-        // Of 20 rows, those from 4 on are in both.
+        // Only 16 rows, and then, of 20, those from 4 on in both.
+        let rows = Rows { tiles: [x[inputs..].as_ptr(), std::ptr::null()], stride: inputs };
+        // SAFETY: there are 20 rows of so many inputs, and as many weights for each output.
+        unsafe { tiles.multiply::<X, W>(rows, weights.as_ptr(), steps, &mut sums) };
+        let of_first = sums.0[0];
+        assert_eq!(sums.0[TILE..], [[i32::MIN; OUTPUTS]; TILE]);
         let rows = Rows { tiles: [x.as_ptr(), x[4 * inputs..].as_ptr()], stride: inputs };
         // SAFETY: there are 20 rows of so many inputs, and as many weights for each output.
-        unsafe { tiles.multiply(rows, weights.as_ptr(), steps, &mut sums) };
+        unsafe { tiles.multiply::<X, W>(rows, weights.as_ptr(), steps, &mut sums) };
+        assert_eq!(sums.0[1], of_first);
         for (tile, first) in [0, 4].into_iter().enumerate() {
             for row in 0..TILE {
                 for output in 0..OUTPUTS {
-                    let expected: i32 =
-                        (0..inputs).map(|p| i32::from(element(first + row, p)) * i32::from(weight(output, p))).sum();
+                    let product = |p: usize| number(element(first + row, p), X) * number(weight(output, p), W);
+                    let expected: i32 = (0..inputs).map(product).sum();
                     assert_eq!(
                         sums.of(tile * TILE + row, output)[0],
                         expected,

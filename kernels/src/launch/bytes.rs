@@ -2,12 +2,13 @@
 //! come in, the loop compiled for that instruction set runs. Never a sum that could be another on another instruction set: whole
 //! numbers are exact, and f32 are multiplied and added one after the other, never in one step.
 //!
-//! As with [`super::lanes`], a value that implements [`Bytes`] is a proof that the CPU has its instructions. The forms for VNNI and for
-//! NEON have run on no hardware yet; where tests run on a CPU that has one, they try it.
+//! As with [`super::lanes`], a value that implements [`Bytes`] is a proof that the CPU has its instructions. The form for NEON
+//! has run on no hardware yet; where tests run on a CPU that has it, they try it.
 
 use half::f16;
 
 use super::Isa;
+use super::amx::Tiles;
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -29,6 +30,9 @@ pub(crate) trait Bytes: Copy {
     const TILE_ROWS: usize;
     /// Whether sums of products of bytes are two of 16 bits in each lane, which hold little; else one of 32.
     const IS_NARROW: bool;
+    /// How much weights with a sign must be above what they stand for when [`Bytes::add_signed`] takes them: what makes them unsigned,
+    /// where there are no products of two signs, or 0.
+    const EXCESS: i16;
 
     /// Asks for the cache line of an address, which need not be readable. A hint: nothing where the CPU has none.
     #[inline(always)]
@@ -61,7 +65,10 @@ pub(crate) trait Bytes: Copy {
     fn add_short(self, sums: Self::I, short: Self::I) -> Self::I;
     /// The same times `scales`.
     fn add_scaled(self, sums: Self::I, short: Self::I, scales: Self::I) -> Self::I;
-    /// `sums + Σ weight · x` over the bytes of each lane, both signed, to sums of 32 bits. No input is −128.
+    /// Every byte plus `byte`, modulo 256.
+    fn plus(self, v: Self::I, byte: u8) -> Self::I;
+    /// `sums + Σ weight · x` over the bytes of each lane, both signed, to sums of 32 bits, the weights [`Bytes::EXCESS`] above what they
+    /// stand for, with which they are multiplied. No input is −128.
     fn add_signed(self, sums: Self::I, weights: Self::I, x: Self::I) -> Self::I;
     /// Two unsigned bytes an output, as two numbers of 16 bits in its lane.
     ///
@@ -108,6 +115,20 @@ pub(crate) trait Bytes: Copy {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
 }
 
+/// What it takes to make weights ready for tiles (see [`super::amx`]), on CPUs that have them.
+pub(crate) trait BesideTiles: Bytes {
+    /// Three bits of the number in every lane, from bit `at` on, in each of its bytes.
+    fn digit(self, v: Self::I, at: u32) -> Self::I;
+    /// Every byte times that of `factors`, which are the same in both bytes of 16 bits; a product is below 256.
+    fn times(self, v: Self::I, factors: Self::I) -> Self::I;
+    /// The bits in which they differ.
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Every byte of `a` less that of `b`, modulo 256.
+    fn minus(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `8 · a + b`, in 32 bits.
+    fn eightfold(self, a: Self::I, b: Self::I) -> Self::I;
+}
+
 /// The instruction set whose products of bytes are used on another one: itself or a lesser one.
 pub(crate) const fn form(isa: Isa) -> Isa {
     match isa {
@@ -143,6 +164,24 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
         }
         _ => kernel.run(Scalar),
     }
+}
+
+/// A loop around tiles.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no other CPU has tiles"))]
+pub(crate) trait TiledKernel {
+    /// Runs it. Implementations must be `#[inline(always)]`.
+    fn run<B: BesideTiles>(self, bytes: B);
+}
+
+/// Runs the kernel compiled for the vectors that a CPU with tiles has.
+pub(crate) fn run_tiled<const INPUTS: usize, K: TiledKernel>(_proof: &Tiles<INPUTS>, kernel: K) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: what has tiles has AVX-512 with VNNI here (see `Isa::is_available`), and AVX2 and F16C.
+    unsafe {
+        x86::run_tiled(kernel);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("there are no tiles: {}", size_of_val(&kernel));
 }
 
 /// Plain Rust, four outputs wide, on any CPU.
@@ -185,6 +224,7 @@ impl Bytes for Scalar {
     const WIDTH: usize = 4;
     const TILE_ROWS: usize = 4;
     const IS_NARROW: bool = false;
+    const EXCESS: i16 = 0;
 
     #[inline(always)]
     unsafe fn load(self, from: *const u8) -> [u32; 4] {
@@ -242,6 +282,11 @@ impl Bytes for Scalar {
             sums[lane] = sums[lane].wrapping_add(short[lane].wrapping_mul(scales[lane]));
         }
         sums
+    }
+
+    #[inline(always)]
+    fn plus(self, v: [u32; 4], byte: u8) -> [u32; 4] {
+        each_byte(v, v, |v, _| v.wrapping_add(byte))
     }
 
     #[inline(always)]
@@ -404,8 +449,14 @@ mod tests {
                 each(&|lane| i32::from_le_bytes([50, -100, (10 * lane - 100) as i8, -30].map(i8::cast_unsigned)));
             assert_eq!(looked_up, expected);
             let weights = vector(&|lane| word([-128, 127, lane as i8, -128]));
-            let sums = b.add_signed(b.splat(7), weights, x);
-            assert_eq!(lanes(sums), each(&|lane| 7 + 127 * (-128 - 127 + lane - 128)));
+            let more = lanes(b.plus(weights, 3));
+            assert_eq!(more, each(&|lane| word([-125, -126, lane as i8 + 3, -125]).cast_signed()));
+            let above = b.plus(weights, B::EXCESS as u8);
+            let sums = b.add_signed(b.splat(7), above, x);
+            // Of the inputs, one is negative.
+            let excess = i32::from(B::EXCESS) * 2 * 127;
+            assert_eq!(lanes(sums), each(&|lane| 7 + excess + 127 * (-128 - 127 + lane - 128)));
+            let sums = b.add_short(sums, b.splat((-excess).cast_unsigned()));
             let x = b.splat(u32::from(i16::MAX.cast_unsigned()) | u32::from((-3_i16).cast_unsigned()) << 16);
             let added = |pairs| lanes(b.add_pairs(b.splat(1), pairs, x));
             assert_eq!(added(signed), each(&|_| 1 - 128 * i32::from(i16::MAX) - 3 * 127));
@@ -423,6 +474,38 @@ mod tests {
             assert_eq!(floats(b.add(loaded, two)), of(&|x| x + 2.0));
             assert_eq!(floats(b.sub(loaded, two)), of(&|x| x - 2.0));
             assert_eq!(floats(b.mul(loaded, two)), of(&|x| x * 2.0));
+        }
+    }
+
+    /// The same for what is done beside tiles.
+    struct EveryOperationBesideTiles;
+
+    impl TiledKernel for EveryOperationBesideTiles {
+        #[inline(always)]
+        fn run<B: BesideTiles>(self, b: B) {
+            let check = |v: B::I, expected: u32| {
+                let mut lanes = vec![0_u32; B::WIDTH];
+                // SAFETY: a lane of 32 bits for each output.
+                unsafe { b.store(v, lanes.as_mut_ptr().cast()) };
+                assert_eq!(lanes, vec![expected; B::WIDTH]);
+            };
+            let number = b.splat(0o752_643);
+            check(b.digit(number, 0), 0x0303_0303);
+            check(b.digit(number, 3), 0x0404_0404);
+            check(b.digit(number, 6), 0x0606_0606);
+            check(b.times(b.splat(0x3f00_1f3f), b.splat(0x0404_0404)), 0xfc00_7cfc);
+            check(b.times(b.splat(0x1f1f_1f1f), b.splat(0x0707_0000)), 0xd9d9_0000);
+            check(b.xor(b.splat(0x3f3f_0001), b.splat(0x003f_3f00)), 0x3f00_3f01);
+            check(b.minus(b.splat(0x00fc_8000), b.splat(0x0180_ff00)), 0xff7c_8100);
+            check(b.eightfold(b.splat(0x0010_0001), b.splat(0xffff_ffff)), 0x0080_0007);
+        }
+    }
+
+    #[test]
+    fn every_operation_beside_tiles_does_what_it_says() {
+        match Tiles::<64>::set_up(super::super::detect()) {
+            Some(tiles) => run_tiled(&tiles, EveryOperationBesideTiles),
+            None => eprintln!("not tried: this CPU has no AMX, or the system does not lend it"),
         }
     }
 

@@ -284,7 +284,14 @@ impl dots::Kernel for Tiled<'_> {
             let x = |first: usize| block.x.words[first * groups..(first + amx::TILE) * groups].as_ptr().cast();
             let x = amx::Rows { tiles: starts.map(x), stride: groups * size_of::<u32>() };
             // SAFETY: both tiles have 16 rows of so many inputs, and the panel has the weights of as many.
-            unsafe { tiles.multiply(x, panel.as_ptr().cast(), inputs / INPUTS_TILED, sums) };
+            unsafe {
+                tiles.multiply::<{ amx::UNSIGNED }, { amx::SIGNED }>(
+                    x,
+                    panel.as_ptr().cast(),
+                    inputs / INPUTS_TILED,
+                    sums,
+                )
+            };
             let mut next = first;
             for (tile, start) in starts.into_iter().enumerate() {
                 for row in next..start + amx::TILE {

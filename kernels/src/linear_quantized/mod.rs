@@ -36,6 +36,7 @@ mod small;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod tiled;
 
 pub use crate::linear::{Activation, Epilogue};
 pub use blocks::{Blocks, dequantize};

@@ -18,12 +18,15 @@ pub struct Rows {
     inputs: usize,
     block: usize,
     count: usize,
-    /// `q`, four i8 in each word: `[rows, k / 4]`.
-    pub(super) words: Vec<u32>,
+    /// `q`, four i8 in each word: `[rows, k / 4]`, and what is left of longer ones. It begins at a cache line, so that no tile's row
+    /// lies across two of them where it need not.
+    pub(super) words: Aligned,
     /// `s`: `[rows, blocks]`.
     pub(super) scales: Vec<f32>,
     /// The sums of `q` over every 16 inputs, two i16 in each word: `[rows, k / 32]`.
     pub(super) sums_16: Vec<u32>,
+    /// The sums of `q` over every 32 inputs: `[rows, k / 32]`. Only blocks of 32 need them.
+    pub(super) totals: Vec<f32>,
     /// The sums over every 32 inputs, two i16 in each word: `[rows, k / 64]`. Blocks of 32 do not need them.
     pub(super) sums_32: Vec<u32>,
     /// For weights of 6 bits, from which 32 is to be taken: −32 times the sums over the first two and over the last two inputs of every group of 4,
@@ -43,10 +46,11 @@ impl Rows {
         self.count = linear::rows(x, weights)?;
         (self.inputs, self.block) = (weights.inputs(), weights.blocks().elements());
         let (count, k) = (self.count, self.inputs);
-        self.words.resize(count * k / GROUP, 0);
+        self.words.at_least(count * k / GROUP);
         self.scales.resize(count * k / self.block, 0.0);
         let of_sums = if self.block == SMALL { 0 } else { count * k };
         self.sums_16.resize(count * k / 32, 0);
+        self.totals.resize(if self.block == SMALL { count * k / 32 } else { 0 }, 0.0);
         self.sums_32.resize(of_sums / 64, 0);
         self.excess_16.resize(of_sums / 16, 0);
         simd::quantize(x, weights.isa(), self.block, self);
@@ -70,7 +74,7 @@ impl Rows {
 
     /// `q_p` of a row.
     pub(super) fn get(&self, row: usize, p: usize) -> i8 {
-        self.words[(row * self.inputs + p) / GROUP].to_le_bytes()[p % GROUP].cast_signed()
+        self.words.words()[(row * self.inputs + p) / GROUP].to_le_bytes()[p % GROUP].cast_signed()
     }
 
     /// The scale of a row's block.

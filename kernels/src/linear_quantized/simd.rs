@@ -1,5 +1,5 @@
 //! The dense layer over blocks, cut so that it fits the caches. Checked calls come in, rows in 8 bits or a rectangle of the result
-//! are written. Never an instruction of one CPU: those are `launch::bytes`.
+//! are written. Never an instruction of one CPU: those are `launch::bytes` and `launch::amx`.
 
 use std::ops::Range;
 
@@ -7,9 +7,10 @@ use super::blocks::Blocks;
 use super::rows::GROUP;
 use super::small::{self, Small};
 use super::tile::Bits;
-use super::{Epilogue, MINIMUM_SCALE, Quantized, Rows};
+use super::{Epilogue, MINIMUM_SCALE, Quantized, Rows, tiled};
 use crate::launch::Isa;
 use crate::launch::aligned::Aligned;
+use crate::launch::amx::{self, Tiles};
 use crate::launch::bytes::{self, Bytes};
 use crate::launch::columns::Columns;
 use crate::launch::lanes::{self, Lanes};
@@ -20,6 +21,11 @@ const ROWS_BYTES: usize = 256 << 10;
 
 /// Rows at a time at most. Unpacking a block then costs some hundredths of what computing with it does.
 const ROWS: usize = 64;
+
+/// The same two where tiles take them, on CPUs whose second cache has 2 MB: making a block's weights ready for tiles costs more, and computing
+/// with them less.
+const ROWS_TILED_BYTES: usize = 1 << 20;
+const ROWS_TILED: usize = 256;
 
 /// Rows that are so few that their sums are kept where they belong. More of them could lie in a few sets of the nearest cache, which
 /// would throw them out again between one block and the next.
@@ -33,12 +39,14 @@ pub(super) fn quantize(x: &[f32], isa: Isa, block: usize, rows: &mut Rows) {
     for (row, x) in x.chunks_exact(k).enumerate() {
         let scales = &mut rows.scales[row * (k / block)..][..k / block];
         lanes::run(isa, Round { x, to, block, scales });
-        let words = &mut rows.words[row * (k / GROUP)..][..k / GROUP];
+        let words = &mut rows.words.words_mut()[row * (k / GROUP)..][..k / GROUP];
         let sums_16 = &mut rows.sums_16[row * (k / 32)..][..k / 32];
         let of_sums = if rows.sums_32.is_empty() { 0 } else { k };
+        let of_totals = if rows.totals.is_empty() { 0 } else { k };
+        let totals = &mut rows.totals[row * (of_totals / 32)..][..of_totals / 32];
         let sums_32 = &mut rows.sums_32[row * (of_sums / 64)..][..of_sums / 64];
         let excess_16 = &mut rows.excess_16[row * (of_sums / 16)..][..of_sums / 16];
-        bytes::run(isa, Narrow { from: to, words, sums_16, sums_32, excess_16 });
+        bytes::run(isa, Narrow { from: to, words, sums_16, totals, sums_32, excess_16 });
     }
     rows.whole = whole;
 }
@@ -86,6 +94,7 @@ struct Narrow<'a> {
     from: &'a [f32],
     words: &'a mut [u32],
     sums_16: &'a mut [u32],
+    totals: &'a mut [f32],
     sums_32: &'a mut [u32],
     excess_16: &'a mut [u32],
 }
@@ -107,6 +116,9 @@ impl bytes::Kernel for Narrow<'_> {
                 second += i16::from(q[16 + i]);
             }
             *sums = pair(first, second);
+        }
+        for (total, of_16) in self.totals.iter_mut().zip(&*self.sums_16) {
+            *total = f32::from(*of_16 as i16 + (of_16 >> 16) as i16);
         }
         for (sums, of_16) in self.sums_32.iter_mut().zip(self.sums_16.chunks_exact(2)) {
             *sums = pair(of_16[0] as i16 + (of_16[0] >> 16) as i16, of_16[1] as i16 + (of_16[1] >> 16) as i16);
@@ -140,18 +152,36 @@ pub(super) struct Product<'a> {
 
 impl Product<'_> {
     fn run(self) {
-        let isa = self.weights.isa();
         match self.weights.blocks() {
-            Blocks::Q4_0 => bytes::run(isa, Small::<small::Q4_0>::new(self)),
-            Blocks::Q4_1 => bytes::run(isa, Small::<small::Q4_1>::new(self)),
-            Blocks::Q5_0 => bytes::run(isa, Small::<small::Q5_0>::new(self)),
-            Blocks::Q5_1 => bytes::run(isa, Small::<small::Q5_1>::new(self)),
-            Blocks::Q8_0 => bytes::run(isa, Small::<small::Q8_0>::new(self)),
-            Blocks::IQ4_NL => bytes::run(isa, Small::<small::IQ4_NL>::new(self)),
-            Blocks::Q4_K => bytes::run(isa, Bits::<0>(self)),
-            Blocks::Q5_K => bytes::run(isa, Bits::<1>(self)),
-            Blocks::Q6_K => bytes::run(isa, Bits::<2>(self)),
+            Blocks::Q4_0 => self.of_small::<small::Q4_0>(),
+            Blocks::Q4_1 => self.of_small::<small::Q4_1>(),
+            Blocks::Q5_0 => self.of_small::<small::Q5_0>(),
+            Blocks::Q5_1 => self.of_small::<small::Q5_1>(),
+            Blocks::Q8_0 => self.of_small::<small::Q8_0>(),
+            Blocks::IQ4_NL => self.of_small::<small::IQ4_NL>(),
+            Blocks::Q4_K => self.of_bits::<0>(),
+            Blocks::Q5_K => self.of_bits::<1>(),
+            Blocks::Q6_K => self.of_bits::<2>(),
         }
+    }
+
+    fn of_small<T: small::Of>(self) {
+        match self.tiles() {
+            Some(tiles) => bytes::run_tiled(&tiles, tiled::Small::<T>::new(&tiles, self)),
+            None => bytes::run(self.weights.isa(), Small::<T>::new(self)),
+        }
+    }
+
+    fn of_bits<const HIGH: usize>(self) {
+        match self.tiles() {
+            Some(tiles) => bytes::run_tiled(&tiles, tiled::Bits::<HIGH>::new(&tiles, self)),
+            None => bytes::run(self.weights.isa(), Bits::<HIGH>(self)),
+        }
+    }
+
+    /// Tiles, where there are any and rows enough.
+    fn tiles<const INPUTS: usize>(&self) -> Option<Tiles<INPUTS>> {
+        if self.rows.len() < amx::TILE { None } else { Tiles::set_up(self.weights.isa()) }
     }
 }
 
@@ -174,7 +204,10 @@ pub(super) fn run(x: &Rows, weights: &Quantized, panels: Range<usize>, epilogue:
         lanes::run(isa, strip);
         in_scratch.start = whole.end;
     }
-    let at_a_time = (ROWS_BYTES / weights.inputs()).clamp(ROWS_IN_PLACE, ROWS).min(m);
+    let (bytes_most, most) = if isa == Isa::Avx512Amx { (ROWS_TILED_BYTES, ROWS_TILED) } else { (ROWS_BYTES, ROWS) };
+    let at_most = (bytes_most / weights.inputs()).clamp(ROWS_IN_PLACE, most);
+    // As even as possible, so that none are too few for what many are good for.
+    let at_a_time = m.div_ceil(m.div_ceil(at_most));
     let mut sums = Aligned::zeros(if in_scratch.is_empty() { 0 } else { at_a_time * width });
     for first_row in (0..m).step_by(at_a_time) {
         let rows = first_row..m.min(first_row + at_a_time);

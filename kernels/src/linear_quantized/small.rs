@@ -1,9 +1,10 @@
 //! The innermost loops over blocks of 32: a few rows times two vectors of outputs. A checked product comes in, its sums are written.
 //! Never a choice of how much is done at a time, but for rows of a tile.
 //!
-//! Elements of 4 and 5 bits are multiplied as they are stored, unsigned, which takes two instructions where signed ones take five (on
-//! AVX2); what they have too much, or the minimum, comes in once a block by way of the sum of the row's elements. How far sums of 16
-//! bits reach is told in [`super::tile`]. In 32 bits a block's is at most 32 · 127 · 128 = 520,192.
+//! Elements of 4 and 5 bits are multiplied as they are stored, unsigned, which takes two instructions where signed ones take five
+//! (on AVX2); what they have too much, or the minimum, comes in once a block by way of the sum of the row's elements. Where no
+//! instruction takes two signs (VNNI), those with a sign are made unsigned and go the same way. How far sums of 16 bits reach is
+//! told in [`super::tile`]. In 32 bits a block's is at most 32 · 127 · 255 = 1,036,320.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -45,8 +46,13 @@ const fn is_unsigned(blocks: Blocks) -> bool {
     matches!(blocks, Blocks::Q4_0 | Blocks::Q4_1 | Blocks::Q5_0 | Blocks::Q5_1)
 }
 
+/// How much elements are above what they stand for when they are multiplied.
+pub(super) const fn excess<B: Bytes>(blocks: Blocks) -> i16 {
+    if is_unsigned(blocks) { blocks.excess() } else { B::EXCESS }
+}
+
 /// Whether it pays to unpack elements once for several tiles.
-const fn is_packed(blocks: Blocks) -> bool {
+pub(super) const fn is_packed(blocks: Blocks) -> bool {
     blocks.bits() < 8
 }
 
@@ -64,7 +70,7 @@ impl<T: Of> Kernel for Small<'_, T> {
     fn run<B: Bytes>(self, b: B) {
         const {
             assert!(
-                4 * B::WIDTH <= VECTOR_MAX && B::TILE_ROWS == 4,
+                4 * B::WIDTH <= VECTOR_MAX && B::TILE_ROWS >= 4 && B::TILE_ROWS <= 6,
                 "room for a vector, and a tile for every count of rows"
             )
         };
@@ -75,7 +81,7 @@ impl<T: Of> Kernel for Small<'_, T> {
             "panels of this instruction set"
         );
         let (k, blocks) = (weights.inputs(), weights.blocks_a_row());
-        assert!(rows.end <= x.len() && x.sums_16.len() >= rows.end * blocks, "rows with their sums");
+        assert!(rows.end <= x.len() && x.totals.len() >= rows.end * blocks, "rows with their sums");
         let tiles = rows.len().div_ceil(B::TILE_ROWS);
         let is_unpacked = tiles > 1 && const { is_packed(T::BLOCKS) };
         let mut unpacked = MaybeUninit::<Unpacked>::uninit();
@@ -89,12 +95,13 @@ impl<T: Of> Kernel for Small<'_, T> {
                 unsafe {
                     let from = first_block.add(block * layout.len);
                     let place = Place {
-                        words: x.words.as_ptr().add(rows.start * (k / GROUP) + block * GROUPS),
+                        words: x.words.words().as_ptr().add(rows.start * (k / GROUP) + block * GROUPS),
                         words_stride: k / GROUP,
                         scales: x.scales.as_ptr().add(rows.start * blocks + block),
                         scales_stride: blocks,
                         sums: x.sums_16.as_ptr().add(rows.start * blocks + block),
                         sums_stride: blocks,
+                        totals: x.totals.as_ptr().add(rows.start * blocks + block),
                         c: c.add((panel - panels.start) * VECTORS * B::WIDTH),
                         c_stride,
                         accumulate: block > 0,
@@ -111,11 +118,24 @@ impl<T: Of> Kernel for Small<'_, T> {
                             (1, false) => tile::<B, T, 1, false>(b, from, layout, scratch, count, place),
                             (2, false) => tile::<B, T, 2, false>(b, from, layout, scratch, count, place),
                             (3, false) => tile::<B, T, 3, false>(b, from, layout, scratch, count, place),
-                            (_, false) => tile::<B, T, 4, false>(b, from, layout, scratch, count, place),
+                            (4, false) => tile::<B, T, 4, false>(b, from, layout, scratch, count, place),
+                            (5, false) if B::TILE_ROWS >= 5 => {
+                                tile::<B, T, 5, false>(b, from, layout, scratch, count, place)
+                            }
+                            (6, false) if B::TILE_ROWS >= 6 => {
+                                tile::<B, T, 6, false>(b, from, layout, scratch, count, place)
+                            }
                             (1, true) => tile::<B, T, 1, true>(b, from, layout, scratch, count, place),
                             (2, true) => tile::<B, T, 2, true>(b, from, layout, scratch, count, place),
                             (3, true) => tile::<B, T, 3, true>(b, from, layout, scratch, count, place),
-                            (_, true) => tile::<B, T, 4, true>(b, from, layout, scratch, count, place),
+                            (4, true) => tile::<B, T, 4, true>(b, from, layout, scratch, count, place),
+                            (5, true) if B::TILE_ROWS >= 5 => {
+                                tile::<B, T, 5, true>(b, from, layout, scratch, count, place)
+                            }
+                            (6, true) if B::TILE_ROWS >= 6 => {
+                                tile::<B, T, 6, true>(b, from, layout, scratch, count, place)
+                            }
+                            _ => unreachable!("a tile has at most TILE_ROWS rows"),
                         }
                         first += rows;
                     }
@@ -174,7 +194,7 @@ fn unpacked_at<B: Bytes>(block: usize, group: usize, v: usize) -> usize {
 /// # Safety
 /// The block can be read; where `IS_UNPACKED`, the scratch holds its elements.
 #[inline(always)]
-unsafe fn pair<B: Bytes, T: Of, const PAIR: usize, const IS_UNPACKED: bool>(
+pub(super) unsafe fn pair<B: Bytes, T: Of, const PAIR: usize, const IS_UNPACKED: bool>(
     b: B,
     from: *const u8,
     layout: Layout,
@@ -189,7 +209,7 @@ unsafe fn pair<B: Bytes, T: Of, const PAIR: usize, const IS_UNPACKED: bool>(
                 for (group, out) in out.iter_mut().enumerate() {
                     out[v] = match IS_UNPACKED {
                         true => b.load(scratch.add(unpacked_at::<B>(block, 2 * PAIR + group, v))),
-                        false => b.load(from.add(layout.quants + unpacked_at::<B>(0, 2 * PAIR + group, v))),
+                        false => raised(b, b.load(from.add(layout.quants + unpacked_at::<B>(0, 2 * PAIR + group, v)))),
                     };
                 }
                 continue;
@@ -202,12 +222,18 @@ unsafe fn pair<B: Bytes, T: Of, const PAIR: usize, const IS_UNPACKED: bool>(
                 out[1][v] = b.with_bits(out[1][v], bits, 3 - 2 * PAIR as i32, 0x10);
             }
             if const { matches!(T::BLOCKS, Blocks::IQ4_NL) } {
-                out[0][v] = b.lookup(&blocks::IQ4_NL, out[0][v]);
-                out[1][v] = b.lookup(&blocks::IQ4_NL, out[1][v]);
+                out[0][v] = raised(b, b.lookup(&blocks::IQ4_NL, out[0][v]));
+                out[1][v] = raised(b, b.lookup(&blocks::IQ4_NL, out[1][v]));
             }
         }
     }
     out
+}
+
+/// Weights with a sign, as they are multiplied.
+#[inline(always)]
+fn raised<B: Bytes>(b: B, weights: B::I) -> B::I {
+    if B::EXCESS == 0 { weights } else { b.plus(weights, B::EXCESS as u8) }
 }
 
 /// `ROWS` rows times some blocks of a panel.
@@ -240,12 +266,12 @@ unsafe fn tile<B: Bytes, T: Of, const ROWS: usize, const IS_UNPACKED: bool>(
                 ahead(b, from, const { Layout::new(T::BLOCKS, VECTORS * B::WIDTH).len }, 0, 1);
             }
             // The sums of a row's elements, times what each weight has too much.
-            let excess = pair_of(const { -T::BLOCKS.excess() });
             let row_sums = |row: usize| b.splat(*place.sums.add(row * place.sums_stride + block));
             let mut sums = [[b.splat(0); VECTORS]; ROWS];
-            if const { T::BLOCKS.excess() != 0 } {
+            if const { excess::<B>(T::BLOCKS) != 0 } {
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    *sums = [b.add_pairs(b.splat(0), b.splat(excess), row_sums(row)); VECTORS];
+                    *sums =
+                        [b.add_pairs(b.splat(0), b.splat(pair_of(-excess::<B>(T::BLOCKS))), row_sums(row)); VECTORS];
                 }
             }
             let words = place.words.add(block * GROUPS);
@@ -257,15 +283,12 @@ unsafe fn tile<B: Bytes, T: Of, const ROWS: usize, const IS_UNPACKED: bool>(
             step::<B, T, 3, ROWS, IS_UNPACKED>(b, from, layout, scratch, place, block, &mut short, &mut sums);
             for v in 0..VECTORS {
                 let d = b.load_f16(from.add(layout.d + 2 * v * B::WIDTH));
+                let dmin = b.load_f16(from.add(dmin_at::<T>(layout) + 2 * v * B::WIDTH));
                 for row in 0..ROWS {
-                    let mut y = b.mul(b.float(sums[row][v]), d);
-                    if const { T::BLOCKS.has_minimums() } {
-                        let dmin = b.load_f16(from.add(layout.dmin + 2 * v * B::WIDTH));
-                        let all = b.add_pairs(b.splat(0), b.splat(pair_of(1)), row_sums(row));
-                        y = b.sub(y, b.mul(b.float(all), dmin));
-                    }
                     let scale = b.splat_f32(*place.scales.add(row * place.scales_stride + block));
-                    totals[row][v] = b.add(totals[row][v], b.mul(y, scale));
+                    let total = b.splat_f32(*place.totals.add(row * place.sums_stride + block));
+                    let y = scaled::<B, T>(b, sums[row][v], total, (d, dmin), scale);
+                    totals[row][v] = b.add(totals[row][v], y);
                 }
             }
         }
@@ -276,6 +299,21 @@ unsafe fn tile<B: Bytes, T: Of, const ROWS: usize, const IS_UNPACKED: bool>(
             unsafe { b.store_f32(total, place.c.add(row * place.c_stride + v * B::WIDTH)) };
         }
     }
+}
+
+/// Where `dmin` lies, or something else where there is none.
+pub(super) const fn dmin_at<T: Of>(layout: Layout) -> usize {
+    if T::BLOCKS.has_minimums() { layout.dmin } else { layout.d }
+}
+
+/// What a block adds to an output of a row: its sum times its scale (and less its minimum times the row's total) times the row's scale.
+#[inline(always)]
+pub(super) fn scaled<B: Bytes, T: Of>(b: B, sums: B::I, total: B::F, (d, dmin): (B::F, B::F), scale: B::F) -> B::F {
+    let mut y = b.mul(b.float(sums), d);
+    if const { T::BLOCKS.has_minimums() } {
+        y = b.sub(y, b.mul(total, dmin));
+    }
+    b.mul(y, scale)
 }
 
 /// The same number of 16 bits twice in a word.
@@ -308,15 +346,16 @@ unsafe fn step<B: Bytes, T: Of, const PAIR: usize, const ROWS: usize, const IS_U
                 let x = b.splat(*words.add(group));
                 for v in 0..VECTORS {
                     match const { is_unsigned(T::BLOCKS) } {
-                        true => short[row][v] = b.add_unsigned(short[row][v], weights[v], x),
+                        true if B::IS_NARROW => short[row][v] = b.add_unsigned(short[row][v], weights[v], x),
+                        true => sums[row][v] = b.add_unsigned(sums[row][v], weights[v], x),
                         false => sums[row][v] = b.add_signed(sums[row][v], weights[v], x),
                     }
                 }
             }
         }
         // 16 bits hold the sums of 4 bits over a whole block, those of 5 bits over half of one.
-        let is_full = PAIR + 1 == PAIRS || B::IS_NARROW && const { T::BLOCKS.bits() == 5 } && PAIR + 1 == PAIRS / 2;
-        if is_full && const { is_unsigned(T::BLOCKS) } {
+        let is_full = PAIR + 1 == PAIRS || const { T::BLOCKS.bits() == 5 } && PAIR + 1 == PAIRS / 2;
+        if B::IS_NARROW && is_full && const { is_unsigned(T::BLOCKS) } {
             for (sums, short) in sums.iter_mut().zip(short) {
                 for (sum, short) in sums.iter_mut().zip(short) {
                     *sum = b.add_short(*sum, *short);

@@ -27,7 +27,7 @@ use crate::launch::bytes::{Bytes, Kernel};
 pub(super) const VECTORS: usize = 2;
 
 /// Units of a block of 256: 32 inputs each.
-const UNITS: usize = 8;
+pub(super) const UNITS: usize = 8;
 
 /// Pairs of groups of a unit: 8 inputs each.
 pub(super) const PAIRS: usize = 4;
@@ -39,7 +39,7 @@ pub(super) const GROUPS: usize = 2 * PAIRS;
 pub(super) const VECTOR_MAX: usize = 64;
 
 // What one block of a panel is unpacked to, in vectors from its start.
-const SCALES: usize = 0;
+pub(super) const SCALES: usize = 0;
 const MINS: usize = SCALES + 16 * VECTORS;
 const D: usize = MINS + 8 * VECTORS;
 const DMIN: usize = D + VECTORS;
@@ -48,7 +48,7 @@ const UNPACKED: usize = QUANTS + UNITS * GROUPS * VECTORS;
 
 /// Room for one block of a panel.
 #[repr(C, align(64))]
-struct Unpacked([u8; UNPACKED * VECTOR_MAX]);
+pub(super) struct Unpacked([u8; UNPACKED * VECTOR_MAX]);
 
 /// What is read so many bytes later is asked for now: at 6 bytes a cycle, what a memory that answers in 200 ns needs. Blocks and panels
 /// lie side by side, so that it is what comes next.
@@ -67,7 +67,7 @@ pub(super) fn ahead<B: Bytes>(b: B, from: *const u8, len: usize, part: usize, pa
 }
 
 /// The type of blocks of 256 whose elements have 4 bits and `high` more.
-const fn blocks(high: usize) -> Blocks {
+pub(super) const fn blocks(high: usize) -> Blocks {
     match high {
         0 => Blocks::Q4_K,
         1 => Blocks::Q5_K,
@@ -88,6 +88,8 @@ pub(super) struct Place {
     /// The sums that minimums (or what elements have too much) are multiplied with, in pairs. Where [`starts_below`], what sums begin with.
     pub(super) sums: *const u32,
     pub(super) sums_stride: usize,
+    /// Of blocks of 32, the sums over each of them, as far apart; else null.
+    pub(super) totals: *const f32,
     pub(super) c: *mut f32,
     pub(super) c_stride: usize,
     /// Whether the sums in `c` are of inputs before these.
@@ -107,6 +109,7 @@ impl Place {
                 words: self.words.add(row * self.words_stride),
                 scales: self.scales.add(row * self.scales_stride),
                 sums: self.sums.add(row * self.sums_stride),
+                totals: self.totals.wrapping_add(row * self.sums_stride),
                 c: self.c.add(row * self.c_stride),
                 ..self
             }
@@ -119,7 +122,7 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
     fn run<B: Bytes>(self, b: B) {
         const {
             assert!(
-                4 * B::WIDTH <= VECTOR_MAX && B::TILE_ROWS == 4,
+                4 * B::WIDTH <= VECTOR_MAX && B::TILE_ROWS >= 4 && B::TILE_ROWS <= 6,
                 "room for a vector, and a tile for every count of rows"
             )
         };
@@ -144,12 +147,13 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
                     let from = first_block.add(block * layout.len);
                     scales::<B, HIGH>(b, from, layout, scratch);
                     let place = Place {
-                        words: x.words.as_ptr().add((rows.start * k + block * UNITS * GROUPS * GROUP) / GROUP),
+                        words: x.words.words().as_ptr().add((rows.start * k + block * UNITS * GROUPS * GROUP) / GROUP),
                         words_stride: k / GROUP,
                         scales: x.scales.as_ptr().add(rows.start * blocks + block),
                         scales_stride: blocks,
                         sums: sums.as_ptr().add(rows.start * sums_stride + block * sums_stride / blocks),
                         sums_stride,
+                        totals: std::ptr::null(),
                         c: c.add((panel - panels.start) * VECTORS * B::WIDTH),
                         c_stride,
                         accumulate: block > 0,
@@ -159,7 +163,10 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
                             1 => tile::<B, HIGH, 1, false>(b, from, layout, scratch, place),
                             2 => tile::<B, HIGH, 2, false>(b, from, layout, scratch, place),
                             3 => tile::<B, HIGH, 3, false>(b, from, layout, scratch, place),
-                            _ => tile::<B, HIGH, 4, false>(b, from, layout, scratch, place),
+                            4 => tile::<B, HIGH, 4, false>(b, from, layout, scratch, place),
+                            5 if B::TILE_ROWS >= 5 => tile::<B, HIGH, 5, false>(b, from, layout, scratch, place),
+                            6 if B::TILE_ROWS >= 6 => tile::<B, HIGH, 6, false>(b, from, layout, scratch, place),
+                            _ => unreachable!("a tile has at most TILE_ROWS rows"),
                         }
                         continue;
                     }
@@ -173,7 +180,10 @@ impl<const HIGH: usize> Kernel for Bits<'_, HIGH> {
                             1 => tile::<B, HIGH, 1, true>(b, from, layout, scratch, place),
                             2 => tile::<B, HIGH, 2, true>(b, from, layout, scratch, place),
                             3 => tile::<B, HIGH, 3, true>(b, from, layout, scratch, place),
-                            _ => tile::<B, HIGH, 4, true>(b, from, layout, scratch, place),
+                            4 => tile::<B, HIGH, 4, true>(b, from, layout, scratch, place),
+                            5 if B::TILE_ROWS >= 5 => tile::<B, HIGH, 5, true>(b, from, layout, scratch, place),
+                            6 if B::TILE_ROWS >= 6 => tile::<B, HIGH, 6, true>(b, from, layout, scratch, place),
+                            _ => unreachable!("a tile has at most TILE_ROWS rows"),
                         }
                         first += count;
                     }
@@ -198,7 +208,7 @@ const fn starts_below<B: Bytes, const HIGH: usize>() -> bool {
 /// # Safety
 /// The block can be read, the scratch written.
 #[inline(always)]
-unsafe fn scales<B: Bytes, const HIGH: usize>(b: B, from: *const u8, layout: Layout, scratch: *mut u8) {
+pub(super) unsafe fn scales<B: Bytes, const HIGH: usize>(b: B, from: *const u8, layout: Layout, scratch: *mut u8) {
     // SAFETY: inside the block as its layout says, and inside the scratch as its constants say.
     unsafe {
         let at = |part: usize, index: usize, vector_index: usize| {
@@ -271,7 +281,7 @@ unsafe fn quants_of_pair<B: Bytes, const HIGH: usize, const PAIR: usize>(
 /// # Safety
 /// The block can be read; where `IS_UNPACKED`, the scratch holds its elements.
 #[inline(always)]
-unsafe fn pair<B: Bytes, const HIGH: usize, const PAIR: usize, const IS_UNPACKED: bool>(
+pub(super) unsafe fn pair<B: Bytes, const HIGH: usize, const PAIR: usize, const IS_UNPACKED: bool>(
     b: B,
     from: *const u8,
     layout: Layout,
@@ -341,28 +351,91 @@ unsafe fn tile<B: Bytes, const HIGH: usize, const ROWS: usize, const IS_UNPACKED
             step::<B, HIGH, 3, ROWS, IS_UNPACKED>(b, from, layout, scratch, place, unit, &mut short, &mut sums);
         }
     }
-    for (row, sums) in sums.into_iter().enumerate() {
-        for (v, sums) in sums.into_iter().enumerate() {
-            // SAFETY: as the caller vouches.
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let ends = Ends::<B, HIGH>::load(b, scratch, HIGH == 2 && !starts_below::<B, HIGH>());
+        for (row, sums) in sums.into_iter().enumerate() {
+            ends.add_to(b, sums, place.behind(row));
+        }
+    }
+}
+
+/// What a block's sums are multiplied with when they are whole, and what is taken from them, for two vectors of outputs.
+pub(super) struct Ends<B: Bytes, const HIGH: usize> {
+    is_above: bool,
+    mins: [[B::I; UNITS]; VECTORS],
+    d: [B::F; VECTORS],
+    dmin: [B::F; VECTORS],
+}
+
+impl<B: Bytes, const HIGH: usize> Ends<B, HIGH> {
+    /// Pairs of minimums, or of scales where 32 times their sums is to be taken away.
+    #[inline(always)]
+    const fn pairs(is_above: bool) -> usize {
+        match HIGH {
+            2 if is_above => 8,
+            2 => 0,
+            _ => 4,
+        }
+    }
+
+    /// `is_above`: the sums will be those of elements of 6 bits from which 32 was not taken. A constant.
+    ///
+    /// # Safety
+    /// The scratch holds a block's scales.
+    #[inline(always)]
+    pub(super) unsafe fn load(b: B, scratch: *const u8, is_above: bool) -> Self {
+        let mut ends = Self {
+            is_above,
+            mins: [[b.splat(0); UNITS]; VECTORS],
+            d: [b.splat_f32(0.0); VECTORS],
+            dmin: [b.splat_f32(0.0); VECTORS],
+        };
+        for v in 0..VECTORS {
+            // SAFETY: inside the scratch as its constants say.
             unsafe {
-                let part = |part: usize, index: usize| scratch.add((part + index * VECTORS + v) * vector::<B>());
-                let mut mins = b.splat(0);
-                for pair in 0..if starts_below::<B, HIGH>() { 0 } else { [4, 4, 8][HIGH] } {
-                    let x = b.splat(*place.sums.add(row * place.sums_stride + pair));
-                    mins = b.add_pairs(mins, b.load(part(MINS, pair)), x);
+                for pair in 0..Self::pairs(is_above) {
+                    ends.mins[v][pair] = b.load(scratch.add((MINS + pair * VECTORS + v) * vector::<B>()));
                 }
-                let d = b.load_f32(part(D, 0).cast());
-                let y = if starts_below::<B, HIGH>() {
-                    b.mul(b.float(sums), d)
-                } else if HIGH == 2 {
-                    b.mul(b.float(b.less_32(sums, mins)), d)
-                } else {
-                    let dmin = b.load_f32(part(DMIN, 0).cast());
-                    b.sub(b.mul(b.float(sums), d), b.mul(b.float(mins), dmin))
-                };
-                let y = b.mul(y, b.splat_f32(*place.scales.add(row * place.scales_stride)));
-                let c = place.c.add(row * place.c_stride + v * B::WIDTH);
-                b.store_f32(if place.accumulate { b.add(b.load_f32(c), y) } else { y }, c);
+                ends.d[v] = b.load_f32(scratch.add((D + v) * vector::<B>()).cast());
+                if HIGH != 2 {
+                    ends.dmin[v] = b.load_f32(scratch.add((DMIN + v) * vector::<B>()).cast());
+                }
+            }
+        }
+        ends
+    }
+
+    /// Adds what the block's sums come to, by its scales and the row's, to the first row of the place.
+    ///
+    /// # Safety
+    /// The place has the row.
+    #[inline(always)]
+    pub(super) unsafe fn add_to(&self, b: B, sums: [B::I; VECTORS], place: Place) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let mut mins = [b.splat(0); VECTORS];
+            for pair in 0..Self::pairs(self.is_above) {
+                let x = b.splat(*place.sums.add(pair));
+                for (mins, of) in mins.iter_mut().zip(&self.mins) {
+                    *mins = b.add_pairs(*mins, of[pair], x);
+                }
+            }
+            let scale = b.splat_f32(*place.scales);
+            let mut y = [scale; VECTORS];
+            for v in 0..VECTORS {
+                let sums = if self.is_above { b.less_32(sums[v], mins[v]) } else { sums[v] };
+                y[v] = b.mul(b.float(sums), self.d[v]);
+                if HIGH != 2 {
+                    y[v] = b.sub(y[v], b.mul(b.float(mins[v]), self.dmin[v]));
+                }
+                y[v] = b.mul(y[v], scale);
+                if place.accumulate {
+                    y[v] = b.add(b.load_f32(place.c.add(v * B::WIDTH)), y[v]);
+                }
+            }
+            for (v, y) in y.into_iter().enumerate() {
+                b.store_f32(y, place.c.add(v * B::WIDTH));
             }
         }
     }

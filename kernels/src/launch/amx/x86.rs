@@ -7,7 +7,7 @@
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 
-use super::{ROW, Rows, Sums, TILE};
+use super::{ROW, Rows, SIGNED, Sums, TILE, UNSIGNED};
 
 /// `ARCH_REQ_XCOMP_PERM`, and what is asked for: the tiles' data.
 const ASK_FOR_STATE: libc::c_int = 0x1023;
@@ -72,12 +72,9 @@ pub(super) unsafe fn release() {
     unsafe { asm!("tilerelease", options(nostack)) };
 }
 
-/// # Safety
-/// The tiles are set up for so many inputs; the rest as `super::Tiles::multiply`.
-#[inline(always)]
-pub(super) unsafe fn multiply<const INPUTS: usize>(x: Rows, weights: *const i8, steps: usize, sums: &mut Sums) {
-    // SAFETY: as the caller vouches; `sums` is what is written.
-    unsafe {
+/// The instructions of a product, of which `$dot` multiplies tiles.
+macro_rules! multiply {
+    ($dot:literal, $inputs:ident, $x:ident, $weights:ident, $steps:ident, $sums:ident) => {
         asm!(
             "tilezero tmm0",
             "tilezero tmm1",
@@ -88,35 +85,61 @@ pub(super) unsafe fn multiply<const INPUTS: usize>(x: Rows, weights: *const i8, 
             "2:",
             "tileloadd tmm6, [{weights} + {line}]",
             "tileloadd tmm4, [{upper} + {stride}]",
-            "tdpbusd tmm0, tmm4, tmm6",
+            concat!($dot, " tmm0, tmm4, tmm6"),
             "tileloadd tmm7, [{weights} + {line} + 64]",
-            "tdpbusd tmm1, tmm4, tmm7",
+            concat!($dot, " tmm1, tmm4, tmm7"),
+            "test {lower}, {lower}",
+            "jz 4f",
             "tileloadd tmm5, [{lower} + {stride}]",
-            "tdpbusd tmm2, tmm5, tmm6",
-            "tdpbusd tmm3, tmm5, tmm7",
-            "add {upper}, {inputs}",
+            concat!($dot, " tmm2, tmm5, tmm6"),
+            concat!($dot, " tmm3, tmm5, tmm7"),
             "add {lower}, {inputs}",
+            "4:",
+            "add {upper}, {inputs}",
             "add {weights}, {of_weights}",
             "dec {steps}",
             "jnz 2b",
             "3:",
             "tilestored [{sums} + {line}], tmm0",
             "tilestored [{sums} + {line} + 64], tmm1",
+            "test {lower}, {lower}",
+            "jz 5f",
             "tilestored [{sums} + {line} + 2048], tmm2",
             "tilestored [{sums} + {line} + 2112], tmm3",
-            upper = inout(reg) x.tiles[0] => _,
-            lower = inout(reg) x.tiles[1] => _,
-            stride = in(reg) x.stride,
-            weights = inout(reg) weights => _,
+            "5:",
+            upper = inout(reg) $x.tiles[0] => _,
+            lower = inout(reg) $x.tiles[1] => _,
+            stride = in(reg) $x.stride,
+            weights = inout(reg) $weights => _,
             // Both the weights of four inputs and the sums of a row: two tiles side by side.
             line = in(reg) 2 * ROW,
-            steps = inout(reg) steps => _,
-            sums = in(reg) &raw mut *sums,
-            inputs = const INPUTS,
-            of_weights = const INPUTS / 4 * 2 * ROW,
+            steps = inout(reg) $steps => _,
+            sums = in(reg) &raw mut *$sums,
+            inputs = const $inputs,
+            of_weights = const $inputs / 4 * 2 * ROW,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
-        );
+        )
+    };
+}
+
+/// # Safety
+/// The tiles are set up for so many inputs; the rest as `super::Tiles::multiply`.
+#[inline(always)]
+pub(super) unsafe fn multiply<const INPUTS: usize, const X: bool, const W: bool>(
+    x: Rows,
+    weights: *const u8,
+    steps: usize,
+    sums: &mut Sums,
+) {
+    // SAFETY: as the caller vouches; `sums` is what is written.
+    unsafe {
+        match (X, W) {
+            (SIGNED, SIGNED) => multiply!("tdpbssd", INPUTS, x, weights, steps, sums),
+            (SIGNED, UNSIGNED) => multiply!("tdpbsud", INPUTS, x, weights, steps, sums),
+            (UNSIGNED, SIGNED) => multiply!("tdpbusd", INPUTS, x, weights, steps, sums),
+            (UNSIGNED, UNSIGNED) => multiply!("tdpbuud", INPUTS, x, weights, steps, sums),
+        }
     }
 }

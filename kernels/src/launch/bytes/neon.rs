@@ -52,6 +52,7 @@ impl Bytes for Dotprod {
     const WIDTH: usize = 4;
     const TILE_ROWS: usize = 4;
     const IS_NARROW: bool = false;
+    const EXCESS: i16 = 0;
 
     instructions! {
         add_short(sums: int32x4_t, short: int32x4_t) -> int32x4_t = vaddq_s32;
@@ -112,6 +113,12 @@ impl Bytes for Dotprod {
     fn add_unsigned(self, sums: int32x4_t, weights: int32x4_t, x: int32x4_t) -> int32x4_t {
         // Weights of 6 bits at most have the same form signed.
         self.dot(sums, weights, x)
+    }
+
+    #[inline(always)]
+    fn plus(self, v: int32x4_t, byte: u8) -> int32x4_t {
+        // SAFETY: `self` proves NEON.
+        unsafe { vreinterpretq_s32_u8(vaddq_u8(vreinterpretq_u8_s32(v), vdupq_n_u8(byte))) }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Bytes, Kernel};
+use super::{BesideTiles, Bytes, Kernel, TiledKernel};
 
 /// The proof that the CPU has AVX2 and F16C. Made only by [`run_avx2`].
 #[derive(Clone, Copy)]
@@ -45,6 +45,7 @@ impl Bytes for Avx2 {
     const WIDTH: usize = 8;
     const TILE_ROWS: usize = 4;
     const IS_NARROW: bool = true;
+    const EXCESS: i16 = 0;
 
     instructions! {
         float(v: __m256i) -> __m256 = _mm256_cvtepi32_ps;
@@ -134,6 +135,12 @@ impl Bytes for Avx2 {
     }
 
     #[inline(always)]
+    fn plus(self, v: __m256i, byte: u8) -> __m256i {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_add_epi8(v, _mm256_set1_epi8(byte.cast_signed())) }
+    }
+
+    #[inline(always)]
     fn add_signed(self, sums: __m256i, weights: __m256i, x: __m256i) -> __m256i {
         // SAFETY: `self` proves AVX2. Inputs take the weights' signs, the weights their magnitudes: at most 2 · 128 · 127 a sum of
         // two, which 16 bits hold.
@@ -206,16 +213,24 @@ pub(super) fn run_vnni<K: Kernel>(kernel: K) {
     kernel.run(Vnni(()));
 }
 
+/// The same for a loop around tiles.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn run_tiled<K: TiledKernel>(kernel: K) {
+    kernel.run(Vnni(()));
+}
+
 impl Bytes for Vnni {
     type I = __m512i;
     type F = __m512;
     const WIDTH: usize = 16;
-    const TILE_ROWS: usize = 4;
+    const TILE_ROWS: usize = 6;
     const IS_NARROW: bool = false;
+    const EXCESS: i16 = 128;
 
     instructions! {
         // Weights are unsigned, inputs signed, as the instruction has it.
         add_unsigned(sums: __m512i, weights: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32;
+        add_signed(sums: __m512i, weights: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32;
         add_short(sums: __m512i, short: __m512i) -> __m512i = _mm512_add_epi32;
         add_pairs(sums: __m512i, pairs: __m512i, x: __m512i) -> __m512i = _mm512_dpwssd_epi32;
         float(v: __m512i) -> __m512 = _mm512_cvtepi32_ps;
@@ -294,12 +309,9 @@ impl Bytes for Vnni {
     }
 
     #[inline(always)]
-    fn add_signed(self, sums: __m512i, weights: __m512i, x: __m512i) -> __m512i {
-        // SAFETY: `self` proves AVX-512 BW and VNNI. Inputs take the weights' signs, the weights their magnitudes.
-        unsafe {
-            let negated = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(weights), _mm512_setzero_si512(), x);
-            _mm512_dpbusd_epi32(sums, _mm512_abs_epi8(weights), negated)
-        }
+    fn plus(self, v: __m512i, byte: u8) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW.
+        unsafe { _mm512_add_epi8(v, _mm512_set1_epi8(byte.cast_signed())) }
     }
 
     #[inline(always)]
@@ -348,5 +360,34 @@ impl Bytes for Vnni {
     unsafe fn store_f32(self, v: __m512, to: *mut f32) {
         // SAFETY: `self` proves AVX-512; the caller vouches for 16 f32.
         unsafe { _mm512_storeu_ps(to, v) }
+    }
+}
+
+impl BesideTiles for Vnni {
+    instructions! {
+        xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512;
+        minus(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi8;
+    }
+
+    #[inline(always)]
+    fn digit(self, v: __m512i, at: u32) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW.
+        unsafe {
+            let at = _mm512_set1_epi32(at.cast_signed());
+            let first_bytes = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+            _mm512_and_si512(_mm512_shuffle_epi8(_mm512_srlv_epi32(v, at), first_bytes), _mm512_set1_epi8(7))
+        }
+    }
+
+    #[inline(always)]
+    fn times(self, v: __m512i, factors: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BW. Nothing is carried from the lower byte to the upper one.
+        unsafe { _mm512_mullo_epi16(v, _mm512_and_si512(factors, _mm512_set1_epi16(0xff))) }
+    }
+
+    #[inline(always)]
+    fn eightfold(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_add_epi32(_mm512_slli_epi32::<3>(a), b) }
     }
 }
