@@ -5,6 +5,7 @@
 //! Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18 (Intel AMX).
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::Isa;
 
@@ -41,6 +42,56 @@ pub(crate) struct Rows {
     pub(crate) tiles: [*const u8; 2],
     /// Bytes from a row to the next.
     pub(crate) stride: usize,
+}
+
+/// Rows of a product that tiles take at once: 32, or the last 16.
+#[derive(Clone, Copy)]
+pub(crate) struct Step {
+    /// Where each tile begins. Where rows are not whole tiles, the last has some of those of the one before: their sums are the same
+    /// again.
+    starts: [usize; 2],
+    /// How many tiles there are.
+    tiles: usize,
+    /// The first row whose sums were not there before.
+    first: usize,
+}
+
+impl Step {
+    /// All of so many rows, at least [`TILE`].
+    pub(crate) fn all(rows: usize) -> impl Iterator<Item = Self> {
+        let last = rows - TILE;
+        (0..rows).step_by(2 * TILE).map(move |first| Self {
+            starts: [first.min(last), last.min(first + TILE)],
+            tiles: if first < last { 2 } else { 1 },
+            first,
+        })
+    }
+
+    /// The rows whose sums were not there before.
+    #[inline(always)]
+    pub(crate) fn rows(&self) -> Range<usize> {
+        self.first..self.starts[self.tiles - 1] + TILE
+    }
+
+    /// Which of the tiles' rows one of them is.
+    #[inline(always)]
+    pub(crate) fn of_row(&self, row: usize) -> usize {
+        if row < self.starts[0] + TILE { row - self.starts[0] } else { TILE + row - self.starts[1] }
+    }
+
+    /// The tiles' rows, of rows that begin at `words` and lie `stride` words apart.
+    ///
+    /// # Safety
+    /// There are all of the rows.
+    #[inline(always)]
+    pub(crate) unsafe fn of(&self, words: *const u32, stride: usize) -> Rows {
+        // SAFETY: as the caller vouches.
+        let mut tiles = self.starts.map(|start| unsafe { words.add(start * stride) }.cast());
+        if self.tiles == 1 {
+            tiles[1] = std::ptr::null();
+        }
+        Rows { tiles, stride: stride * size_of::<u32>() }
+    }
 }
 
 /// What a product of tiles gives: `[2 · TILE, OUTPUTS]`, of which only the first half is written where there are 16 rows.
@@ -164,6 +215,23 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn steps_have_every_row_once() {
+        for rows in TILE..200 {
+            let mut next = 0;
+            for step in Step::all(rows) {
+                assert_eq!(step.rows().start, next, "{rows}");
+                for row in step.rows() {
+                    let (tile, of_tile) = (step.of_row(row) / TILE, step.of_row(row) % TILE);
+                    assert!(tile < step.tiles && step.starts[tile] + of_tile == row, "row {row} of {rows}");
+                }
+                assert!(step.starts[..step.tiles].iter().all(|start| start + TILE <= rows), "{rows}");
+                next = step.rows().end;
+            }
+            assert_eq!(next, rows);
         }
     }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Epilogue, Quantized, Rows};
 use crate::launch::Isa;
 use crate::launch::aligned::Aligned;
-use crate::launch::amx::{self, Sums, Tiles};
+use crate::launch::amx::{SIGNED, Step, Sums, TILE, Tiles, UNSIGNED};
 use crate::launch::columns::Columns;
 use crate::launch::dots::{self, Dots};
 use crate::launch::lanes::{self, Lanes};
@@ -138,8 +138,7 @@ pub(super) fn run(x: &Rows, weights: &Quantized, panels: Range<usize>, epilogue:
     // The last panel's result, which is wider than what is wanted of it.
     let is_ragged = panels.end == weights.panels() && !weights.outputs().is_multiple_of(width);
     // Few rows are done before tiles are worth their while.
-    let mut tiles =
-        if m < amx::TILE { None } else { Tiles::<INPUTS_TILED>::set_up(isa).map(|tiles| (tiles, Sums::zero())) };
+    let mut tiles = if m < TILE { None } else { Tiles::<INPUTS_TILED>::set_up(isa).map(|tiles| (tiles, Sums::zero())) };
     let at_once = if tiles.is_some() { ROWS_TILED } else { ROWS };
     let mut ragged = Aligned::zeros(if is_ragged { at_once.min(m) * width } else { 0 });
     for first_row in (0..m).step_by(at_once) {
@@ -157,7 +156,7 @@ pub(super) fn run(x: &Rows, weights: &Quantized, panels: Range<usize>, epilogue:
             // the scratch, which has ROWS or m rows of a panel. `out` and the scratch are borrowed alone.
             let block = Block { x, weights, panel, rows: rows.clone(), c, c_stride };
             match &mut tiles {
-                Some((tiles, sums)) if rows.len() >= amx::TILE => dots::run(isa, Tiled { tiles, sums, block }),
+                Some((tiles, sums)) if rows.len() >= TILE => dots::run(isa, Tiled { tiles, sums, block }),
                 _ => dots::run(isa, block),
             }
             let ragged = (!is_whole).then_some(&*ragged);
@@ -277,33 +276,21 @@ impl dots::Kernel for Tiled<'_> {
         let (groups, panel) = (block.weights.groups(), block.weights.panel(block.panel));
         let inputs = groups * D::GROUP;
         assert_eq!(panel.len(), inputs * VECTORS * D::WIDTH, "a panel of this instruction set");
-        let last = block.rows.end - amx::TILE;
-        for first in block.rows.clone().step_by(2 * amx::TILE) {
-            // The last tile has some of the rows of the one before it where they are not whole tiles: their sums are the same again.
-            let starts = [first.min(last), last.min(first + amx::TILE)];
-            let x = |first: usize| block.x.words[first * groups..(first + amx::TILE) * groups].as_ptr().cast();
-            let x = amx::Rows { tiles: starts.map(x), stride: groups * size_of::<u32>() };
-            // SAFETY: both tiles have 16 rows of so many inputs, and the panel has the weights of as many.
+        let x = &block.x.words[block.rows.start * groups..block.rows.end * groups];
+        for step in Step::all(block.rows.len()) {
+            // SAFETY: there are all of the rows, each of so many inputs, and the panel has the weights of as many.
             unsafe {
-                tiles.multiply::<{ amx::UNSIGNED }, { amx::SIGNED }>(
-                    x,
-                    panel.as_ptr().cast(),
-                    inputs / INPUTS_TILED,
-                    sums,
-                )
-            };
-            let mut next = first;
-            for (tile, start) in starts.into_iter().enumerate() {
-                for row in next..start + amx::TILE {
-                    let from = tile * amx::TILE + row - start;
-                    let mut of_row = [d.zero(); VECTORS];
-                    for (vector, of_row) in of_row.iter_mut().enumerate() {
-                        // SAFETY: the slice has the vector's sums.
-                        *of_row = unsafe { d.load(sums.of(from, vector * D::WIDTH)[..D::WIDTH].as_ptr()) };
-                    }
-                    block.finish(d, row, of_row);
+                let x = step.of(x.as_ptr(), groups);
+                tiles.multiply::<UNSIGNED, SIGNED>(x, panel.as_ptr(), inputs / INPUTS_TILED, sums);
+            }
+            for row in step.rows() {
+                let mut of_row = [d.zero(); VECTORS];
+                for (vector, of_row) in of_row.iter_mut().enumerate() {
+                    let sums = &sums.of(step.of_row(row), vector * D::WIDTH)[..D::WIDTH];
+                    // SAFETY: the slice has the vector's sums.
+                    *of_row = unsafe { d.load(sums.as_ptr()) };
                 }
-                next = start + amx::TILE;
+                block.finish(d, block.rows.start + row, of_row);
             }
         }
     }

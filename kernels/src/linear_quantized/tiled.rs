@@ -19,14 +19,13 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use super::pack::Layout;
 use super::rows::GROUP;
 use super::simd::Product;
 use super::small::{self, Of};
 use super::tile::{self, Ends, GROUPS, Place, UNITS, VECTOR_MAX, VECTORS, ahead, vector};
-use crate::launch::amx::{OUTPUTS, Rows, SIGNED, Sums, TILE, Tiles, UNSIGNED};
+use crate::launch::amx::{OUTPUTS, SIGNED, Step, Sums, Tiles, UNSIGNED};
 use crate::launch::bytes::{BesideTiles, TiledKernel};
 
 /// Words of a cache line.
@@ -36,57 +35,10 @@ const LINE: usize = 16;
 const OF_SMALL: usize = 32;
 const OF_BITS: usize = 64;
 
-/// Rows of a product that tiles take at once: 32, or the last 16.
-#[derive(Clone, Copy)]
-struct Step {
-    /// Where each tile begins. Where rows are not whole tiles, the last has some of those of the one before: their sums are the same
-    /// again.
-    starts: [usize; 2],
-    /// How many tiles there are.
-    tiles: usize,
-    /// The first row whose sums were not there before.
-    next: usize,
-}
-
-impl Step {
-    /// All of so many rows, at least [`TILE`].
-    fn all(rows: usize) -> impl Iterator<Item = Self> {
-        let last = rows - TILE;
-        (0..rows).step_by(2 * TILE).map(move |next| Self {
-            starts: [next.min(last), last.min(next + TILE)],
-            tiles: if next < last { 2 } else { 1 },
-            next,
-        })
-    }
-
-    /// The rows whose sums were not there before.
-    fn rows(&self) -> Range<usize> {
-        self.next..self.starts[self.tiles - 1] + TILE
-    }
-
-    /// Which of the tiles' rows one of them is.
-    fn of_row(&self, row: usize) -> usize {
-        if row < self.starts[0] + TILE { row - self.starts[0] } else { TILE + row - self.starts[1] }
-    }
-
-    /// The words of the tiles' rows.
-    ///
-    /// # Safety
-    /// The place has so many rows.
-    unsafe fn words(&self, place: Place) -> Rows {
-        // SAFETY: as the caller vouches.
-        let mut tiles = self.starts.map(|start| unsafe { place.words.add(start * place.words_stride) }.cast());
-        if self.tiles == 1 {
-            tiles[1] = std::ptr::null();
-        }
-        Rows { tiles, stride: place.words_stride * size_of::<u32>() }
-    }
-
-    /// Where what the next step multiplies begins: other rows, or so many words further on the first ones. It need not be there.
-    fn next(&self, place: Place, rows: usize, words: usize) -> *const u32 {
-        let next = self.next + 2 * TILE;
-        place.words.wrapping_add(if next < rows { next * place.words_stride } else { words })
-    }
+/// Where what the step after `step` multiplies begins: other rows, or so many words further on the first ones. It need not be there.
+fn after(step: Step, place: Place, rows: usize, words: usize) -> *const u32 {
+    let next = step.rows().end;
+    place.words.wrapping_add(if next < rows { next * place.words_stride } else { words })
 }
 
 /// Asks for so many words of one of the rows that begin at `next`, which lie too far apart for the CPU to guess what comes.
@@ -106,7 +58,7 @@ pub(super) struct Small<'a, T> {
 }
 
 impl<'a, T> Small<'a, T> {
-    /// `product` has at least [`TILE`] rows.
+    /// `product` has as many rows as a tile, or more.
     pub(super) fn new(tiles: &'a Tiles<OF_SMALL>, product: Product<'a>) -> Self {
         Self { tiles, product, of: PhantomData }
     }
@@ -167,7 +119,7 @@ impl<T: Of> TiledKernel for Small<'_, T> {
                     }
                     for step in Step::all(rows.len()) {
                         for (index, sums) in sums.iter_mut().take(count).enumerate() {
-                            let words = step.words(Place { words: place.words.add(index * GROUPS), ..place });
+                            let words = step.of(place.words.add(index * GROUPS), place.words_stride);
                             let elements = elements.add(index * stride);
                             self.tiles.multiply::<SIGNED, SIGNED>(words, elements, 1, sums);
                         }
@@ -179,7 +131,7 @@ impl<T: Of> TiledKernel for Small<'_, T> {
                                 layout,
                                 place,
                                 step,
-                                step.next(place, rows.len(), BLOCKS * GROUPS),
+                                after(step, place, rows.len(), BLOCKS * GROUPS),
                             ),
                             _ => {
                                 for (index, sums) in sums.chunks_exact(1).take(count).enumerate() {
@@ -258,7 +210,7 @@ unsafe fn scale<B: BesideTiles, T: Of, const COUNT: usize>(
             }
         }
         for row in step.rows() {
-            ask(b, next, row - step.next, place, COUNT * GROUPS);
+            ask(b, next, row - step.rows().start, place, COUNT * GROUPS);
             let (place, of_row) = (place.behind(row), step.of_row(row));
             let mut y = [b.splat_f32(0.0); VECTORS];
             if place.accumulate {
@@ -287,7 +239,7 @@ pub(super) struct Bits<'a, const HIGH: usize> {
 }
 
 impl<'a, const HIGH: usize> Bits<'a, HIGH> {
-    /// `product` has at least [`TILE`] rows.
+    /// `product` has as many rows as a tile, or more.
     pub(super) fn new(tiles: &'a Tiles<OF_BITS>, product: Product<'a>) -> Self {
         Self { tiles, product }
     }
@@ -349,16 +301,17 @@ impl<const HIGH: usize> TiledKernel for Bits<'_, HIGH> {
                     let ends = Ends::<B, HIGH>::load(b, scratch, false);
                     for step in Step::all(rows.len()) {
                         for (digit, sums) in sums.iter_mut().take(digits(HIGH)).enumerate() {
-                            let (x, products) = (step.words(place), products.add(digit * TIMES_A_DIGIT));
+                            let (x, products) =
+                                (step.of(place.words, place.words_stride), products.add(digit * TIMES_A_DIGIT));
                             let steps = UNITS * GROUPS * GROUP / OF_BITS;
                             match HIGH {
                                 2 => self.tiles.multiply::<SIGNED, SIGNED>(x, products, steps, sums),
                                 _ => self.tiles.multiply::<SIGNED, UNSIGNED>(x, products, steps, sums),
                             }
                         }
-                        let next = step.next(place, rows.len(), UNITS * GROUPS);
+                        let next = after(step, place, rows.len(), UNITS * GROUPS);
                         for row in step.rows() {
-                            ask(b, next, row - step.next, place, UNITS * GROUPS);
+                            ask(b, next, row - step.rows().start, place, UNITS * GROUPS);
                             let of_row = step.of_row(row);
                             let mut totals = [b.splat(0); VECTORS];
                             for sums in sums[..digits(HIGH)].iter().rev() {
