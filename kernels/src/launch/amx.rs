@@ -110,8 +110,11 @@ impl Sums {
     }
 }
 
-/// This thread's tiles, set up for products of `INPUTS` bytes at a time (at most 64), until this is dropped.
+/// This thread's tiles, set up for products of `INPUTS` bytes at a time (64 or 32), until this is dropped. Then they are set up as before:
+/// others in the process use them, too, such as Candle, whose threads set them up once and rely on it.
 pub(crate) struct Tiles<const INPUTS: usize> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    before: x86::Configuration,
     /// They belong to one thread.
     of_this_thread: PhantomData<*const ()>,
 }
@@ -122,12 +125,12 @@ impl<const INPUTS: usize> Tiles<INPUTS> {
         if isa != Isa::Avx512Amx || !super::available().contains(&isa) {
             return None;
         }
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        // SAFETY: the guard has just asked the CPU for them.
-        unsafe {
-            x86::set_up::<INPUTS>();
-        }
-        Some(Self { of_this_thread: PhantomData })
+        Some(Self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            // SAFETY: the guard has just asked the CPU for them.
+            before: unsafe { x86::set_up::<INPUTS>() },
+            of_this_thread: PhantomData,
+        })
     }
 
     /// Sums over `steps · INPUTS` inputs of elements that are [`SIGNED`] or [`UNSIGNED`], as `X` says, times weights
@@ -156,9 +159,9 @@ impl<const INPUTS: usize> Tiles<INPUTS> {
 impl<const INPUTS: usize> Drop for Tiles<INPUTS> {
     fn drop(&mut self) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        // SAFETY: that `self` exists proves that there are tiles.
+        // SAFETY: that `self` exists proves that there are tiles, and these were what they were set up for.
         unsafe {
-            x86::release();
+            x86::restore(&self.before);
         }
     }
 }
@@ -216,6 +219,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn tiles_are_left_as_they_were() {
+        let isa = super::super::detect();
+        let Some(outer) = Tiles::<64>::set_up(isa) else {
+            eprintln!("not tried: this CPU has no AMX, or the system does not lend it");
+            return;
+        };
+        check::<32>(2);
+        let x = [1_u8; TILE * 64];
+        let weights = [2_u8; 64 * OUTPUTS];
+        let mut sums = Sums::zero();
+        let rows = Rows { tiles: [x.as_ptr(), std::ptr::null()], stride: 64 };
+        // SAFETY: there are 16 rows of 64 inputs, and as many weights for each output.
+        unsafe { outer.multiply::<UNSIGNED, UNSIGNED>(rows, weights.as_ptr(), 1, &mut sums) };
+        assert_eq!(sums.0[..TILE], [[128; OUTPUTS]; TILE]);
     }
 
     #[test]

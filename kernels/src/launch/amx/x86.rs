@@ -22,9 +22,10 @@ pub(super) fn is_available() -> bool {
     has_tiles && unsafe { libc::syscall(libc::SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) } == 0
 }
 
-/// What `ldtilecfg` reads.
+/// What `ldtilecfg` reads and `sttilecfg` writes; zeros where tiles are in use by nobody.
+#[derive(Default)]
 #[repr(C, align(64))]
-struct Configuration {
+pub(super) struct Configuration {
     palette: u8,
     first_row: u8,
     nothing: [u8; 14],
@@ -47,9 +48,12 @@ impl Configuration {
     }
 }
 
+/// Gives what this thread's tiles were set up for before.
+///
 /// # Safety
 /// The CPU has tiles, and the system lends them.
-pub(super) unsafe fn set_up<const INPUTS: usize>() {
+pub(super) unsafe fn set_up<const INPUTS: usize>() -> Configuration {
+    let mut before = Configuration::default();
     static OF_64: Configuration = Configuration::new(64);
     static OF_32: Configuration = Configuration::new(32);
     let configuration = const {
@@ -61,15 +65,20 @@ pub(super) unsafe fn set_up<const INPUTS: usize>() {
     };
     // SAFETY: the caller vouches for the tiles. The configuration is one that the manual allows: palette 1 has eight of 16 rows of 64
     // bytes.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const *configuration, options(nostack)) };
+    unsafe {
+        asm!("sttilecfg [{}]", in(reg) &raw mut before, options(nostack));
+        asm!("ldtilecfg [{}]", in(reg) &raw const *configuration, options(nostack));
+    }
+    before
 }
 
+/// Sets the tiles up as they were. Zeros release them; else the system would go on saving 8 KB whenever it changes threads.
+///
 /// # Safety
-/// The CPU has tiles.
-pub(super) unsafe fn release() {
-    // Without it the system would go on saving 8 KB whenever it changes threads.
-    // SAFETY: the caller vouches for the tiles.
-    unsafe { asm!("tilerelease", options(nostack)) };
+/// The CPU has tiles, which were set up like that once.
+pub(super) unsafe fn restore(before: &Configuration) {
+    // SAFETY: the caller vouches for the tiles and the configuration.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const *before, options(nostack)) };
 }
 
 /// The instructions of a product, of which `$dot` multiplies tiles.
