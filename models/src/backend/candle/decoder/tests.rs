@@ -154,3 +154,33 @@ fn sums_and_their_norms_agree() {
         close(&normed, &candle_nn::ops::rms_norm(&wanted, &of.weight, of.epsilon).unwrap(), "norm");
     }
 }
+
+/// A CPU's matrix tiles belong to a thread, and Candle's products use them as ours do.
+#[test]
+fn candles_products_of_blocks_and_ours_take_turns_on_a_thread() {
+    use candle_core::Module as _;
+    use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
+    use kernels::linear_quantized::{Blocks, Epilogue, Quantized, Rows, linear_quantized, quantize};
+    use kernels::testing::normal;
+
+    let turns = || {
+        let (m, k, n) = (32, 512, 64);
+        let (x, weights) = (normal(1, m * k), normal(2, n * k));
+        for (blocks, dtype) in [(Blocks::Q4_K, GgmlDType::Q4K), (Blocks::Q8_0, GgmlDType::Q8_0)] {
+            let bytes = quantize(blocks, &weights).unwrap();
+            let ours = Quantized::new(blocks, &[&bytes], k).unwrap();
+            let storage = QStorage::from_data(bytes.into(), &candle_core::Device::Cpu, dtype).unwrap();
+            let theirs = QMatMul::from_qtensor(QTensor::new(storage, (n, k)).unwrap()).unwrap();
+            let there = candle_core::Tensor::from_slice(&x, (m, k), &candle_core::Device::Cpu).unwrap();
+            let (mut rows, mut y) = (Rows::default(), vec![0.0; m * n]);
+            for _ in 0..3 {
+                let found = theirs.forward(&there).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                rows.quantize(&x, &ours).unwrap();
+                linear_quantized(&rows, &ours, &Epilogue::default(), &mut y).unwrap();
+                let off = found.iter().zip(&y).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(off < 3.0, "{blocks:?}: {off} off of sums of 512 products");
+            }
+        }
+    };
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(turns);
+}
