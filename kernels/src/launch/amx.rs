@@ -170,6 +170,11 @@ impl<const INPUTS: usize> Drop for Tiles<INPUTS> {
 mod tests {
     use super::*;
 
+    /// Tiles, where there are any; where there are none, that is said.
+    fn aloud<const INPUTS: usize>() -> Option<Tiles<INPUTS>> {
+        crate::testing::isas_aloud().into_iter().find_map(Tiles::set_up)
+    }
+
     fn check<const INPUTS: usize>(steps: usize) {
         check_signs::<INPUTS, UNSIGNED, SIGNED>(steps);
         check_signs::<INPUTS, SIGNED, UNSIGNED>(steps);
@@ -178,10 +183,7 @@ mod tests {
     }
 
     fn check_signs<const INPUTS: usize, const X: bool, const W: bool>(steps: usize) {
-        let Some(tiles) = Tiles::<INPUTS>::set_up(super::super::detect()) else {
-            eprintln!("not tried: this CPU has no AMX, or the system does not lend it");
-            return;
-        };
+        let Some(tiles) = aloud::<INPUTS>() else { return };
         let inputs = steps * INPUTS;
         // The greatest of all, and every sign.
         let element = |row: usize, p: usize| if (row + p).is_multiple_of(3) { 255_u8 } else { (7 * row + p) as u8 };
@@ -223,11 +225,7 @@ mod tests {
 
     #[test]
     fn tiles_are_left_as_they_were() {
-        let isa = super::super::detect();
-        let Some(outer) = Tiles::<64>::set_up(isa) else {
-            eprintln!("not tried: this CPU has no AMX, or the system does not lend it");
-            return;
-        };
+        let Some(outer) = aloud::<64>() else { return };
         check::<32>(2);
         let x = [1_u8; TILE * 64];
         let weights = [2_u8; 64 * OUTPUTS];

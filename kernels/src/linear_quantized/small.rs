@@ -74,13 +74,13 @@ impl<T: Of> Kernel for Small<'_, T> {
                 "room for a vector, and a tile for every count of rows"
             )
         };
-        let Product { x, weights, panels, rows, c, c_stride } = self.0;
+        let Product { x, weights, panels, rows, .. } = &self.0;
         assert_eq!(
             (weights.width(), weights.blocks()),
             (VECTORS * B::WIDTH, T::BLOCKS),
             "panels of this instruction set"
         );
-        let (k, blocks) = (weights.inputs(), weights.blocks_a_row());
+        let blocks = weights.blocks_a_row();
         assert!(rows.end <= x.len() && x.totals.len() >= rows.end * blocks, "rows with their sums");
         let tiles = rows.len().div_ceil(B::TILE_ROWS);
         let is_unpacked = tiles > 1 && const { is_packed(T::BLOCKS) };
@@ -94,18 +94,7 @@ impl<T: Of> Kernel for Small<'_, T> {
                 // here; `c` has a panel's columns of every row, as who made the product vouches.
                 unsafe {
                     let from = first_block.add(block * layout.len);
-                    let place = Place {
-                        words: x.words.words().as_ptr().add(rows.start * (k / GROUP) + block * GROUPS),
-                        words_stride: k / GROUP,
-                        scales: x.scales.as_ptr().add(rows.start * blocks + block),
-                        scales_stride: blocks,
-                        sums: x.sums_16.as_ptr().add(rows.start * blocks + block),
-                        sums_stride: blocks,
-                        totals: x.totals.as_ptr().add(rows.start * blocks + block),
-                        c: c.add((panel - panels.start) * VECTORS * B::WIDTH),
-                        c_stride,
-                        accumulate: block > 0,
-                    };
+                    let place = place(&self.0, panel, block);
                     if is_unpacked {
                         (0..count).for_each(|block| unpack::<B, T>(b, from, layout, scratch, block));
                     }
@@ -141,6 +130,32 @@ impl<T: Of> Kernel for Small<'_, T> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The rows of a product from a block of 32 on, and where their sums go for a panel.
+///
+/// # Safety
+/// The rows have that block and its sums, and `c` has the panel's columns of each of them.
+#[inline(always)]
+pub(super) unsafe fn place(product: &Product<'_>, panel: usize, block: usize) -> Place {
+    let Product { x, weights, panels, rows, c, c_stride } = product;
+    let (words, blocks) = (weights.inputs() / GROUP, weights.blocks_a_row());
+    let first = rows.start * blocks + block;
+    // SAFETY: as the caller vouches.
+    unsafe {
+        Place {
+            words: x.words.words().as_ptr().add(rows.start * words + block * GROUPS),
+            words_stride: words,
+            scales: x.scales.as_ptr().add(first),
+            scales_stride: blocks,
+            sums: x.sums_16.as_ptr().add(first),
+            sums_stride: blocks,
+            totals: x.totals.as_ptr().add(first),
+            c: c.add((panel - panels.start) * weights.width()),
+            c_stride: *c_stride,
+            accumulate: block > 0,
         }
     }
 }

@@ -78,9 +78,9 @@ impl<T: Of> TiledKernel for Small<'_, T> {
     #[inline(always)]
     fn run<B: BesideTiles>(self, b: B) {
         const { assert!(VECTORS * B::WIDTH == OUTPUTS, "a panel as wide as tiles") };
-        let Product { x, weights, panels, rows, c, c_stride } = self.product;
+        let Product { x, weights, panels, rows, .. } = &self.product;
         assert_eq!((weights.width(), weights.blocks()), (OUTPUTS, T::BLOCKS), "panels of this instruction set");
-        let (k, blocks) = (weights.inputs(), weights.blocks_a_row());
+        let blocks = weights.blocks_a_row();
         assert!(rows.end <= x.len() && x.totals.len() >= rows.end * blocks, "rows with their sums");
         let mut unpacked = MaybeUninit::<Unpacked>::uninit();
         let scratch = unpacked.as_mut_ptr().cast::<u8>();
@@ -93,18 +93,7 @@ impl<T: Of> TiledKernel for Small<'_, T> {
                 // here; `c` has a panel's columns of every row, as who made the product vouches.
                 unsafe {
                     let from = first_block.add(block * layout.len);
-                    let place = Place {
-                        words: x.words.words().as_ptr().add(rows.start * (k / GROUP) + block * GROUPS),
-                        words_stride: k / GROUP,
-                        scales: x.scales.as_ptr().add(rows.start * blocks + block),
-                        scales_stride: blocks,
-                        sums: x.sums_16.as_ptr().add(rows.start * blocks + block),
-                        sums_stride: blocks,
-                        totals: x.totals.as_ptr().add(rows.start * blocks + block),
-                        c: c.add((panel - panels.start) * OUTPUTS),
-                        c_stride,
-                        accumulate: block > 0,
-                    };
+                    let place = small::place(&self.product, panel, block);
                     // Where 8-bit elements lie as tiles take them, they are left there.
                     let (elements, stride) = match const { small::is_packed(T::BLOCKS) } {
                         true => (scratch.cast_const(), BLOCK),
