@@ -2,7 +2,7 @@
 //! Never grows by itself in the middle of an op.
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// f32 elements, the first at the start of a cache line.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@
 use half::{bf16, f16};
 
 use super::Isa;
+use super::aligned::LINE;
 use super::lanes::{self, Kernel, Lanes};
 
 /// Vectors side by side in a panel.
@@ -116,63 +117,96 @@ impl<T: Element> Kernel for Promised<T> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let block = self.0;
+        // SAFETY: as `Block::run` was promised.
+        unsafe {
+            match block.rows.div_ceil(L::TILE_ROWS) {
+                1 => block.tiles::<L, true>(l),
+                _ => block.tiles::<L, false>(l),
+            }
+        }
+    }
+}
+
+/// How many cache lines a tile asks for with every how many inputs: what a panel has of them where it is `alone`, and else half of
+/// that or less, as others ask, too. Evenly, as many requests at once hold up other loads. With AVX2, f32 are read as fast as the
+/// core's own prefetcher brings, which serves a tile alone best.
+const fn lines_ahead<L: Lanes, T>(alone: bool) -> (usize, usize) {
+    match (PANEL_VECTORS * L::WIDTH * size_of::<T>() / LINE, alone) {
+        (2.., true) => (2, 1),
+        (1, true) if size_of::<T>() == size_of::<f32>() => (0, 1),
+        (2.., false) | (1, true) => (1, 1),
+        (..=1, _) => (1, 2),
+    }
+}
+
+impl<T: Element> Block<T> {
+    /// # Safety
+    /// As [`Block::run`].
+    #[inline(always)]
+    unsafe fn tiles<L: Lanes, const ALONE: bool>(&self, l: L) {
         // As even as possible: of 7 rows, 4 and 3 keep more sums in flight than 6 and 1.
-        let tiles = block.rows.div_ceil(L::TILE_ROWS);
+        let tiles = self.rows.div_ceil(L::TILE_ROWS);
         let mut first = 0;
         for index in 0..tiles {
-            let rows = (block.rows - first).div_ceil(tiles - index);
-            // Each tile asks for its share of what comes next. One tile alone reads f32 as fast as the core's own prefetcher brings,
-            // which serves it best; of halves, which take longer to use, it asks for what it will read itself.
+            let rows = (self.rows - first).div_ceil(tiles - index);
+            // Each tile asks for its share of what comes next, one alone for what it will read itself.
             let share = PANEL_VECTORS * L::WIDTH * size_of::<T>() / tiles;
-            let ahead = match tiles {
-                1 if size_of::<T>() == size_of::<f32>() => (block.b, 0),
-                1 => (block.b.wrapping_byte_add(AHEAD), share),
-                _ => (block.next.wrapping_byte_add(block.k * share * index), share),
+            let next = match ALONE {
+                true => self.b.wrapping_byte_add(AHEAD),
+                false => self.next.wrapping_byte_add(self.k * share * index),
             };
             // SAFETY: rows first..first + rows of what `Block::run` was promised.
             unsafe {
-                let a = block.a.add(first * block.a_stride);
-                let c = block.c.add(first * block.c_stride);
+                let a = self.a.add(first * self.a_stride);
+                let c = self.c.add(first * self.c_stride);
+                let ahead = (next, share);
                 match rows {
-                    1 => block.tile::<L, 1>(l, a, c, ahead),
-                    2 => block.tile::<L, 2>(l, a, c, ahead),
-                    3 => block.tile::<L, 3>(l, a, c, ahead),
-                    4 => block.tile::<L, 4>(l, a, c, ahead),
-                    5 if L::TILE_ROWS >= 5 => block.tile::<L, 5>(l, a, c, ahead),
-                    6 if L::TILE_ROWS >= 6 => block.tile::<L, 6>(l, a, c, ahead),
-                    7 if L::TILE_ROWS >= 7 => block.tile::<L, 7>(l, a, c, ahead),
-                    8 if L::TILE_ROWS >= 8 => block.tile::<L, 8>(l, a, c, ahead),
-                    9 if L::TILE_ROWS >= 9 => block.tile::<L, 9>(l, a, c, ahead),
-                    10 if L::TILE_ROWS >= 10 => block.tile::<L, 10>(l, a, c, ahead),
-                    11 if L::TILE_ROWS >= 11 => block.tile::<L, 11>(l, a, c, ahead),
-                    12 if L::TILE_ROWS >= 12 => block.tile::<L, 12>(l, a, c, ahead),
+                    1 => self.tile::<L, 1, ALONE>(l, a, c, ahead),
+                    2 => self.tile::<L, 2, ALONE>(l, a, c, ahead),
+                    3 => self.tile::<L, 3, ALONE>(l, a, c, ahead),
+                    4 => self.tile::<L, 4, ALONE>(l, a, c, ahead),
+                    5 if L::TILE_ROWS >= 5 => self.tile::<L, 5, ALONE>(l, a, c, ahead),
+                    6 if L::TILE_ROWS >= 6 => self.tile::<L, 6, ALONE>(l, a, c, ahead),
+                    7 if L::TILE_ROWS >= 7 => self.tile::<L, 7, ALONE>(l, a, c, ahead),
+                    8 if L::TILE_ROWS >= 8 => self.tile::<L, 8, ALONE>(l, a, c, ahead),
+                    9 if L::TILE_ROWS >= 9 => self.tile::<L, 9, ALONE>(l, a, c, ahead),
+                    10 if L::TILE_ROWS >= 10 => self.tile::<L, 10, ALONE>(l, a, c, ahead),
+                    11 if L::TILE_ROWS >= 11 => self.tile::<L, 11, ALONE>(l, a, c, ahead),
+                    12 if L::TILE_ROWS >= 12 => self.tile::<L, 12, ALONE>(l, a, c, ahead),
                     _ => unreachable!("a tile has at most TILE_ROWS rows"),
                 }
             }
             first += rows;
         }
     }
-}
 
-impl<T: Element> Block<T> {
     /// # Safety
     /// As [`Block::run`], for `ROWS` rows from `a` and `c` on. `ahead` is what is asked for, and how many bytes of it with every
     /// input.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const ROWS: usize>(&self, l: L, a: *const f32, c: *mut f32, ahead: (*const T, usize)) {
+    unsafe fn tile<L: Lanes, const ROWS: usize, const ALONE: bool>(
+        &self,
+        l: L,
+        a: *const f32,
+        c: *mut f32,
+        ahead: (*const T, usize),
+    ) {
         let mut sums = [[l.splat(0.0); PANEL_VECTORS]; ROWS];
         let mut b = self.b;
         let (mut next, share) = ahead;
         let mut a = a;
         let panel = PANEL_VECTORS * L::WIDTH;
+        let (lines, every) = const { lines_ahead::<L, T>(ALONE) };
         for _ in 0..self.k / INPUTS_PER_TURN {
-            // Two lines of 64 bytes a turn are more than any share.
-            l.prefetch(next.cast());
-            l.prefetch(next.wrapping_byte_add(INPUTS_PER_TURN / 2 * share).cast());
-            next = next.wrapping_byte_add(INPUTS_PER_TURN * share);
             // SAFETY: so many elements of every row of `a`, and rows of `b`, are left.
             unsafe {
                 for p in 0..INPUTS_PER_TURN {
+                    if p.is_multiple_of(every) {
+                        for line in 0..lines {
+                            l.prefetch(next.wrapping_byte_add(line * LINE).cast());
+                        }
+                        next = next.wrapping_byte_add(every * share);
+                    }
                     add_input(l, (a.add(p), self.a_stride), b.add(p * panel), &mut sums);
                 }
                 a = a.add(INPUTS_PER_TURN);
