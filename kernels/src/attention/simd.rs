@@ -150,14 +150,28 @@ struct Shape {
 
 /// `[len, dim]` at a stride to panels `[keys_padded / width][dim][width]`; what is behind the last key is 0.
 fn pack_keys(rows: &[f32], stride: usize, shape: &Shape, panels: &mut [f32]) {
-    for (first, panel) in (0..shape.len).step_by(shape.width).zip(panels.chunks_exact_mut(shape.dim * shape.width)) {
-        let there = shape.width.min(shape.len - first);
-        if there < shape.width {
+    let (dim, width) = (shape.dim, shape.width);
+    for (first, panel) in (0..shape.len).step_by(width).zip(panels.chunks_exact_mut(dim * width)) {
+        let there = width.min(shape.len - first);
+        if there < width {
             panel.fill(0.0);
         }
-        for column in 0..there {
-            let row = &rows[(first + column) * stride..][..shape.dim];
-            for (line, x) in panel.chunks_exact_mut(shape.width).zip(row) {
+        let row = |column: usize| &rows[(first + column) * stride..][..dim];
+        let quads = there - there % 4;
+        for column in (0..quads).step_by(4) {
+            let rows = [row(column), row(column + 1), row(column + 2), row(column + 3)];
+            let [a, b, c, d] = rows.map(|row| row.chunks_exact(4));
+            for (lines, (((a, b), c), d)) in panel.chunks_exact_mut(4 * width).zip(a.zip(b).zip(c).zip(d)) {
+                for (i, line) in lines.chunks_exact_mut(width).enumerate() {
+                    line[column..][..4].copy_from_slice(&[a[i], b[i], c[i], d[i]]);
+                }
+            }
+            for (element, line) in panel.chunks_exact_mut(width).enumerate().skip(dim - dim % 4) {
+                line[column..][..4].copy_from_slice(&rows.map(|row| row[element]));
+            }
+        }
+        for column in quads..there {
+            for (line, x) in panel.chunks_exact_mut(width).zip(row(column)) {
                 line[column] = *x;
             }
         }
@@ -229,32 +243,57 @@ impl Kernel for Weigh<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(mut self, l: L) {
+        for first in (0..self.queries.len()).step_by(TOGETHER) {
+            self.weigh(l, first..self.queries.len().min(first + TOGETHER));
+        }
+    }
+}
+
+/// Queries whose steps are taken one after the other, so that the steps of one are taken while those of another are waited for.
+const TOGETHER: usize = 8;
+
+impl Weigh<'_> {
+    /// Some of the queries, counted from the first.
+    #[inline(always)]
+    fn weigh<L: Lanes>(&mut self, l: L, queries: Range<usize>) {
         let is_first = self.sums.is_none();
-        for (index, query) in self.queries.clone().enumerate() {
+        // With a bias the scale goes first; without one it is part of the exponent.
+        let scale = if self.params.bias.is_some() { 1.0 } else { self.params.scale };
+        let mut sees_any = [false; TOGETHER];
+        for (index, sees_any) in queries.clone().zip(&mut sees_any) {
+            let query = self.queries.start + index;
             let row = &mut self.scores[index * KEYS..][..self.block.len()];
+            let seen = self.params.reach.keys(query, self.len);
+            let start = seen.start.clamp(self.block.start, self.block.end) - self.block.start;
+            let end = seen.end.clamp(self.block.start, self.block.end) - self.block.start;
+            *sees_any = start < end;
+            if !*sees_any {
+                row.fill(0.0);
+                continue;
+            }
+            if let Some(bias) = self.params.bias {
+                let bias = bias.from(self.head, query, self.block.start + start);
+                scale_and_add(l, &mut row[start..end], self.params.scale, bias);
+            }
+            row[..start].fill(f32::NEG_INFINITY);
+            row[end..].fill(f32::NEG_INFINITY);
+        }
+        let mut old = [f32::NEG_INFINITY; TOGETHER];
+        for ((index, old), sees_any) in queries.clone().zip(&mut old).zip(sees_any) {
             let running = &mut self.running[index];
             if is_first {
                 *running = Running { max: f32::NEG_INFINITY, sum: 0.0 };
             }
-            let seen = self.params.reach.keys(query, self.len);
-            let start = seen.start.clamp(self.block.start, self.block.end) - self.block.start;
-            let end = seen.end.clamp(self.block.start, self.block.end) - self.block.start;
-            if start >= end {
-                row.fill(0.0);
+            if !sees_any {
                 continue;
             }
-            row[..start].fill(f32::NEG_INFINITY);
-            row[end..].fill(f32::NEG_INFINITY);
-            // With a bias the scale goes first; without one it is part of the exponent.
-            let mut scale = self.params.scale;
-            if let Some(bias) = self.params.bias {
-                let bias = bias.from(self.head, query, self.block.start + start);
-                scale_and_add(l, &mut row[start..end], scale, bias);
-                scale = 1.0;
-            }
-            let old = running.max;
-            let max = largest(l, row) * scale;
-            running.max = if max > old || max.is_nan() { max } else { old };
+            *old = running.max;
+            let max = largest(l, &self.scores[index * KEYS..][..self.block.len()]) * scale;
+            running.max = if max > *old || max.is_nan() { max } else { *old };
+        }
+        for ((index, old), _) in queries.zip(old).zip(sees_any).filter(|(_, sees_any)| *sees_any) {
+            let running = &mut self.running[index];
+            let row = &mut self.scores[index * KEYS..][..self.block.len()];
             let sum = exponentials(l, row, scale, running.max);
             if is_first {
                 running.sum = sum;

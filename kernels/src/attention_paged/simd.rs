@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use super::cache::Element;
 use super::split::{HEAD, Running, SPLIT};
-use super::{Kind, Shape, Task};
+use super::{Kind, Params, Shape, Task};
 use crate::attention::simd::{exponentials, largest};
 use crate::launch::Isa;
 use crate::launch::aligned::Aligned;
@@ -310,24 +310,36 @@ impl<'a, E: Element> Part<'a, E> {
         let width = VECTORS * L::WIDTH;
         let first = self.keys.start / width * width;
         let columns = first % SPLIT..(self.keys.end - first).next_multiple_of(width) + first % SPLIT;
+        // With a cap the scale goes first; without one it is part of the exponent.
+        let Params { scale, softcap, .. } = *self.task.params;
+        let scale_left = if softcap.is_some() { 1.0 } else { scale };
+        // Step by step, so that the steps of one row are taken while those of another are waited for.
         for index in 0..self.tile.rows.len() {
             let seen = self.seen_by(index);
             let row = &mut self.scratch.scores[index * SPLIT..][columns.clone()];
+            self.scratch.parts[index] = Running::NONE;
             if seen.is_empty() {
                 row.fill(0.0);
-                self.scratch.parts[index] = Running::NONE;
                 continue;
             }
-            let mut scale = self.task.params.scale;
-            if let Some(cap) = self.task.params.softcap {
+            if let Some(cap) = softcap {
                 squeeze(l, row, scale / cap, cap);
-                scale = 1.0;
             }
             row[..seen.start - first].fill(f32::NEG_INFINITY);
             row[seen.end - first..].fill(f32::NEG_INFINITY);
-            let max = largest(l, row) * scale;
-            let sum = exponentials(l, row, scale, max);
-            self.scratch.parts[index] = Running { max, sum };
+        }
+        for index in 0..self.tile.rows.len() {
+            if !self.seen_by(index).is_empty() {
+                let row = &self.scratch.scores[index * SPLIT..][columns.clone()];
+                self.scratch.parts[index].max = largest(l, row) * scale_left;
+            }
+        }
+        for index in 0..self.tile.rows.len() {
+            if !self.seen_by(index).is_empty() {
+                let row = &mut self.scratch.scores[index * SPLIT..][columns.clone()];
+                let Running { max, sum } = &mut self.scratch.parts[index];
+                *sum = exponentials(l, row, scale_left, *max);
+            }
         }
     }
 
