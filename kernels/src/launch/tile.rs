@@ -197,6 +197,12 @@ impl<T: Element> Block<T> {
         let mut a = a;
         let panel = PANEL_VECTORS * L::WIDTH;
         let (lines, every) = const { lines_ahead::<L, T>(ALONE) };
+        // What the sums go to may have left the nearer caches since the inputs before.
+        for row in 0..ROWS {
+            let c = c.wrapping_add(row * self.c_stride);
+            l.prefetch(c);
+            l.prefetch(c.wrapping_add(panel - 1));
+        }
         for _ in 0..self.k / INPUTS_PER_TURN {
             // SAFETY: so many elements of every row of `a`, and rows of `b`, are left.
             unsafe {
