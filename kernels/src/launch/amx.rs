@@ -18,9 +18,6 @@ pub(crate) const TILE: usize = 16;
 /// Outputs of a product: two tiles, as wide as a panel.
 pub(crate) const OUTPUTS: usize = 2 * TILE;
 
-/// Bytes of a row of a tile.
-const ROW: usize = 64;
-
 /// Bytes are numbers from −128 to 127.
 pub(crate) const SIGNED: bool = true;
 
@@ -152,7 +149,7 @@ impl<const INPUTS: usize> Tiles<INPUTS> {
             x86::multiply::<INPUTS, X, W>(x, weights, steps, sums);
         }
         #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-        unreachable!("there are no tiles: {} {}", x.stride + steps, weights == sums.0.as_ptr().cast());
+        unreachable!("there are no tiles: {:?} {weights:?} {steps} {:?}", (x.tiles, x.stride), sums.0.as_ptr());
     }
 }
 

@@ -3,7 +3,7 @@
 //! numbers are exact, and f32 are multiplied and added one after the other, never in one step.
 //!
 //! As with [`super::lanes`], a value that implements [`Bytes`] is a proof that the CPU has its instructions. The form for NEON
-//! has run on no hardware yet; where tests run on a CPU that has it, they try it.
+//! has run in an emulator only; where tests run on a CPU that has it, they try it.
 
 use half::f16;
 

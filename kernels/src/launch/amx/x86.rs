@@ -7,7 +7,10 @@
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 
-use super::{ROW, Rows, SIGNED, Sums, TILE, UNSIGNED};
+use super::{Rows, SIGNED, Sums, TILE, UNSIGNED};
+
+/// Bytes of a row of a tile.
+const ROW: usize = 64;
 
 /// `ARCH_REQ_XCOMP_PERM`, and what is asked for: the tiles' data.
 const ASK_FOR_STATE: libc::c_int = 0x1023;
