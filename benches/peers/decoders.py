@@ -2,12 +2,13 @@
 
 Comes in: sizes of a model, then a file and a command. Goes out: a GGUF file of random weights, or a table of times. No step of
 either program depends on the values of the weights. llama.cpp is whatever Python package `llama_cpp` is installed; ours is the bench
-`decoder_file`. Both load the file once and then take turns, so that whatever else runs on the machine slows both.
+`decoder_file`. Any other program that is told what to run by the same lines can be a peer, too: the bench `decoder_candle` is Candle's own
+model. Each loads the file once and then they take turns, so that whatever else runs on the machine slows all of them.
 
   write   a file of random weights, in the mix of types that llama.cpp's Q4_K_M has, or all in one of blocks of 32; needs `gguf` and
           `numpy`. With a tokenizer, in which every byte is a token, llama.cpp's server and a worker can serve it
   answer  llama.cpp, told what to run by lines, as our bench is
-  run     turns of both; times are from a line to its answer, and the CPU time of all threads in between
+  run     turns of all; times are from a line to its answer, and the CPU time of all threads in between
 
 On a busy machine only the CPU times of one thread say something: threads that wait for each other in a loop use the CPU, too.
 """
@@ -291,9 +292,16 @@ def main() -> None:
     one = commands.add_parser("answer", help="llama.cpp, told what to run by lines")
     one.add_argument("model", type=Path)
     one.add_argument("--threads", type=int, default=2)
-    one = commands.add_parser("run", help="llama.cpp and ours in turns")
+    one = commands.add_parser("run", help="llama.cpp, ours and others in turns")
     one.add_argument("model", type=Path)
     one.add_argument("--ours", required=True, help="the command of our bench `decoder_file`, without file and threads")
+    one.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another program that answers the same lines, without file and threads; may be repeated",
+    )
     one.add_argument("--threads", type=int, default=2)
     one.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
@@ -304,8 +312,9 @@ def main() -> None:
     else:
         model, threads = str(options.model.resolve()), str(options.threads)
         peer = [sys.executable, "-m", "benches.peers.decoders", "answer", model, "--threads", threads]
-        ours = [*shlex.split(options.ours), model, threads]
-        turns({"llama.cpp": peer, "ours": ours}, options.rounds, options.model.stat().st_size)
+        programs = [f"ours={options.ours}", *options.peer]
+        others = {name: [*shlex.split(words), model, threads] for name, _, words in (p.partition("=") for p in programs)}
+        turns({"llama.cpp": peer, **others}, options.rounds, options.model.stat().st_size)
 
 
 if __name__ == "__main__":
