@@ -143,8 +143,12 @@ async fn onnx(serving: &Serving) -> anyhow::Result<Check> {
 async fn inference(serving: &Serving, profile: &Profile) -> Check {
     let access = Access { api_key: None, insecure: false };
     let mut options = super::serving::options(([127, 0, 0, 1], 0).into(), &access, serving);
+    options.devices.devices = match super::serving::devices(serving, profile) {
+        Ok(devices) => devices,
+        // Another backend would find no device either.
+        Err(error) => return Check::new("inference", Verdict::Failed, format!("{error:#}")),
+    };
     let answer = async {
-        options.devices.devices = super::serving::devices(serving, profile)?;
         let worker = worker::build(options)?;
         let input: TaskInput = serde_json::from_value(super::up::example_input())?;
         let task = worker::NewTask::new(super::up::EXAMPLE_MODEL, worker::convert::request_of(input)?);

@@ -113,11 +113,11 @@ pub(crate) const USES_GPU: bool = cfg!(any(feature = "cuda", feature = "metal"))
 /// Says aloud what would otherwise pass unseen: a GPU that is there and is not used.
 pub(crate) fn warn_of_idle_gpu(profile: &hardware::Profile) {
     for finding in &profile.findings {
-        let remedy = finding.remedy.as_deref().unwrap_or_default();
+        let remedy = finding.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
         match finding.severity {
-            hardware::Severity::Info => tracing::debug!(code = finding.code, "{} {remedy}", finding.message),
-            hardware::Severity::Warning => tracing::info!(code = finding.code, "{} {remedy}", finding.message),
-            hardware::Severity::Error => tracing::warn!(code = finding.code, "{} {remedy}", finding.message),
+            hardware::Severity::Info => tracing::debug!(code = finding.code, "{}{remedy}", finding.message),
+            hardware::Severity::Warning => tracing::info!(code = finding.code, "{}{remedy}", finding.message),
+            hardware::Severity::Error => tracing::warn!(code = finding.code, "{}{remedy}", finding.message),
         }
     }
     if profile.has_gpu() && !USES_GPU {
