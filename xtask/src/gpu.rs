@@ -12,8 +12,10 @@ use std::{
     process::Command,
 };
 
-/// Runs all that needs an NVIDIA GPU: kernels and models against their oracles, compute-sanitizer, encoders beside PyTorch and
-/// sentence-transformers, HTTP, memory. Without a GPU it says so and succeeds.
+/// Runs all that needs an NVIDIA GPU, and compares with PyTorch; or packs it for a machine that has one.
+///
+/// Kernels and models against their oracles, compute-sanitizer, encoders beside PyTorch and sentence-transformers, HTTP, memory. Without
+/// a GPU it says so and succeeds.
 ///
 /// Needs nvcc and a python3 with torch, transformers, sentence-transformers and aiohttp; what is missing is left out, and said. Results go
 /// to benches/results/.

@@ -25,21 +25,16 @@ struct Arguments {
     task: Task,
 }
 
+/// What each does, its options say: a line here would take the place of all that they tell.
 #[derive(Subcommand)]
 enum Task {
-    /// Run every check and test, and say at the end what passed, what failed and what was skipped
     Test(test::Options),
     /// What continuous integration runs: the same as `test`, without options
     Ci,
-    /// Check the rules of the house: arrows between rooms, file heads, unsafe code, op table, words, lengths, dependencies
     Tidy(tidy::Options),
-    /// Write the golden data of the tests again, from the reference implementations
     Golden(golden::Options),
-    /// Run the benches and keep their output, with machine and date, under benches/results/
     Bench(bench::Options),
-    /// Run all that needs an NVIDIA GPU, and compare with PyTorch; or pack it for a machine that has one
     Gpu(gpu::Options),
-    /// Build the CUDA executable on a machine without a GPU or a CUDA toolkit
     Cuda(cuda::Options),
 }
 

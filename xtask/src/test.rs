@@ -14,8 +14,8 @@ use std::{
 /// Runs every check and test: tidy, formatting, clippy, all tests, and those of the comparison with peers.
 ///
 /// Installs first what the tests need into a Python environment (.venv, or NEUROGRID_TEST_VENV), from the pinned
-/// e2e/requirements.txt; again only when that file changes; and, where Node is there, its packages of e2e/clients/package.json. What cannot be installed is skipped, and listed at the end
-/// with the reason.
+/// e2e/requirements.txt; again only when that file changes; and, where Node is there, its packages of e2e/clients/package.json.
+/// What cannot be installed is skipped, and listed at the end with the reason.
 ///
 /// The tests find what was prepared in these variables; where one is not set, they say what they skip:
 ///

@@ -388,7 +388,6 @@ impl Inner {
                 if !is_wanted() || !self.install(seat, lane, &id, made.runner, health) {
                     return;
                 }
-                health.set(Condition::Ready);
                 if is_wanted() {
                     tracing::info!(model = id, "loaded again");
                     return;

@@ -282,6 +282,11 @@ impl Watcher for Health {
         self.metrics.batch_failed();
     }
 
+    // Said by the device's thread as a crash is, so that one that comes at once is not taken back by whoever loaded it.
+    fn installed(&self) {
+        self.set(Condition::Ready);
+    }
+
     fn panicked(&self) {
         self.metrics.panicked();
         let panics = self.panics.fetch_add(1, Ordering::SeqCst) + 1;

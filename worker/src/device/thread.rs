@@ -55,6 +55,8 @@ pub trait Watcher: Send + Sync {
     fn ran(&self, report: Report);
     /// A run failed with this error.
     fn failed(&self, error: &engine::Error);
+    /// The engine is in its place, for the first time or again.
+    fn installed(&self);
     /// The engine panicked. It is dropped and its lane is held.
     fn panicked(&self);
     /// How things stand with the texts of a model that writes.
@@ -126,11 +128,13 @@ fn carry_out(seats: &mut Seats, desks: &mut Desks, command: Command) {
     let done = match command {
         Command::Install(lane, seat, done) => {
             remove(seats, desks, &lane);
+            seat.watcher.installed();
             seats.insert(lane, seat);
             done
         }
         Command::Furnish(lane, desk, done) => {
             remove(seats, desks, &lane);
+            desk.watcher.installed();
             desks.insert(lane, desk);
             done
         }
@@ -361,6 +365,8 @@ mod tests {
         fn failed(&self, _: &engine::Error) {
             self.0.lock().unwrap().push("failed".into());
         }
+
+        fn installed(&self) {}
 
         fn panicked(&self) {
             self.0.lock().unwrap().push("panicked".into());

@@ -48,6 +48,8 @@ impl Watcher for Seen {
         panic!("{error}");
     }
 
+    fn installed(&self) {}
+
     fn panicked(&self) {
         self.0.lock().unwrap().0 += 1;
     }
