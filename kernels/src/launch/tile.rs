@@ -15,8 +15,8 @@ pub(crate) const fn panel_width(isa: Isa) -> usize {
     PANEL_VECTORS * isa.width()
 }
 
-/// What is read so many bytes later is asked for now, where a panel is read once: at 6 bytes a cycle, what a memory that answers in
-/// 200 ns needs. Panels lie side by side, so that it is what comes next.
+/// How many bytes ahead of the one being read a tile asks for, where a panel is read once: at 6 bytes a cycle, what a memory that
+/// answers in 200 ns needs. Panels lie side by side, so that it is what comes next.
 const AHEAD: usize = 4096;
 
 /// Inputs that one turn of the loop takes. Counting, addresses and requests for what comes next are instructions, too, and where two
