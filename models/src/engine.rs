@@ -3,6 +3,7 @@
 
 use crate::generate::Plan;
 use crate::tensor::{DataType, NamedTensor};
+pub use kernels::sample::{Error as NoChoice, Rows};
 
 /// One unit of work.
 #[derive(Debug, Clone, PartialEq)]
@@ -184,6 +185,26 @@ pub trait Generator: Send {
     /// # Errors
     /// The whole step fails; what it wrote into the cache is of no use then.
     fn step(&mut self, plan: &Plan, choose: &mut dyn FnMut(usize, &mut [f32])) -> Result<(), Error>;
+
+    /// Runs a step as [`step`](Self::step) does, and chooses tokens where their logits are, for those parts that it is told how.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step)'s.
+    fn step_and_choose(&mut self, plan: &Plan, choose: &mut dyn Choose) -> Result<(), Error> {
+        self.step(plan, &mut |at, logits| choose.logits(at, logits))
+    }
+}
+
+/// Whoever wants the tokens of a step. A part's place in the plan says which one is meant; each is chosen once, here or there.
+pub trait Choose {
+    /// Adds what a part's token is to be chosen by. Returns false, with nothing added, where its logits are wanted.
+    fn ask(&mut self, at: usize, rows: &mut Rows) -> bool;
+
+    /// A part's token has been chosen as it was asked, or cannot be.
+    fn chosen(&mut self, at: usize, token: Result<u32, NoChoice>);
+
+    /// The logits of a part, `[vocabulary]`, of no use afterwards.
+    fn logits(&mut self, at: usize, logits: &mut [f32]);
 }
 
 /// Why a batch failed.

@@ -38,7 +38,7 @@
 //! **Without sorting.** Whole numbers below 26 880 are counted, not compared: one pass makes them, one counts them, and a walk over the
 //! counts finds every cut. Noise is drawn for 64 tokens at a time, in whole numbers; the two logarithms are taken only where a bound
 //! says that the token can still win. A greedy choice is one pass that only reads. The code for GPUs does the same, a block of threads
-//! for each row, and chooses the same token; log-probabilities it leaves to the CPU.
+//! for each row, and chooses the same token; log-probabilities it leaves to the CPU. [`Rows`] is what it reads.
 //!
 //! # Source
 //! Top-k: Fan, Lewis, Dauphin: Hierarchical Neural Story Generation, 2018. Top-p: Holtzman, Buys, Du, Forbes, Choi: The Curious Case of Neural
@@ -56,6 +56,7 @@ mod history;
 mod noise;
 mod params;
 mod prepare;
+mod rows;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -64,14 +65,15 @@ mod truncate;
 pub use history::History;
 pub use noise::gumbel;
 pub use params::{BIAS_MAX, Error, LOGPROBS_MAX, PENALTY_MAX, Params, TEMPERATURE_MAX, TEMPERATURE_MIN, TOKENS_MAX};
+pub use rows::{Places, Rows};
 
 use truncate::Weights;
 
 /// Cells for a difference of 1 between scaled logits: the grid that they are rounded to.
 pub const CELLS_PER_UNIT: usize = 1024;
 
-/// How many cells below the best a token may be and take part: 26.25 units, more than the range of the noise, in whole [`STRIDE`]s.
-const CELLS: usize = 26_880;
+/// How many cells below the best a token may be and take part: 26.25 units, more than the range of the noise, in whole strides of 128.
+pub const CELLS: usize = 26_880;
 
 /// Cells whose weights have a factor in common.
 const STRIDE: usize = 128;

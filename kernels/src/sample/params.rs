@@ -131,6 +131,11 @@ impl Params<'_> {
         self.temperature < TEMPERATURE_MIN || self.top_k == 1
     }
 
+    /// Whether it matters what was written.
+    pub(super) fn has_penalties(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
     /// Checks the numbers alone, which need no logits: what a server does when a request comes in.
     ///
     /// # Errors

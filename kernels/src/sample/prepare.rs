@@ -16,10 +16,10 @@ pub(super) fn prepare(logits: &mut [f32], params: &Params<'_>, history: &History
     for (token, bias) in params.bias {
         logits[*token as usize] += bias;
     }
-    let &Params { repetition_penalty, presence_penalty, frequency_penalty, .. } = params;
-    if repetition_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0 {
+    if !params.has_penalties() {
         return;
     }
+    let &Params { repetition_penalty, presence_penalty, frequency_penalty, .. } = params;
     for seen in history.seen() {
         let x = &mut logits[seen.token as usize];
         *x = if *x > 0.0 { *x / repetition_penalty } else { *x * repetition_penalty };

@@ -439,6 +439,30 @@ fn what_is_out_of_range_is_refused_and_nothing_written() {
     assert_eq!(refused, Error::Token { place: "the text so far", token: 7, tokens: 7 });
     let refused = sample(&mut [], &off, &History::default(), at(1), &mut Scratch::new()).unwrap_err();
     assert_eq!(refused, Error::Tokens(0));
+
+    let mut rows = Rows::new(7);
+    assert_eq!(rows.push(&off, &history, at(1)), Err(Error::Token { place: "the text so far", token: 7, tokens: 7 }));
+    assert!(rows.is_empty());
+}
+
+#[test]
+fn every_row_has_its_part_of_what_a_device_reads() {
+    let mut rows = Rows::new(40);
+    let (mut history, plain) = (History::new(&[3]), History::new(&[1, 2]));
+    history.push(9);
+    let off = Params::default();
+    rows.push(&Params { bias: &[(5, 1.5)], ..off }, &plain, Draw { seed: 1 << 40 | 7, position: 2 }).unwrap();
+    rows.push(&Params { allowed: Some(&[6, 1]), presence_penalty: 1.0, ..off }, &history, at(1)).unwrap();
+    rows.push(&Params { bias: &[(6, -2.0), (7, 3.0)], ..off }, &plain, at(1)).unwrap();
+    let (words, places) = rows.words();
+    assert_eq!(places.requests, 0..54);
+    assert_eq!(words[..4], [7, 1 << 8, 2, 0]);
+    assert_eq!(words[places.allowed], [0, 0, 6, 1, 0, 0], "only the second row has a mask");
+    assert_eq!(words[places.bias_tokens], [5, 6, 7]);
+    assert_eq!(words[places.biases], [1.5_f32, -2.0, 3.0].map(f32::to_bits));
+    assert_eq!(words[places.seen_tokens], [3, 9], "only the second row has penalties");
+    assert_eq!(words[places.seen_counts], [0, 1]);
+    assert_eq!(words[18 + 13..18 + 18], [1, 1, 1, 0, 2]);
 }
 
 proptest! {
@@ -477,5 +501,15 @@ proptest! {
             temperature, top_k, top_p, min_p, typical_p, logprobs,
         };
         agree("any", &logits, &params, &history, Draw { seed, position });
+
+        // As a row between others that have more and less of everything.
+        let draw = Draw { seed, position };
+        let mut rows = Rows::new(n);
+        rows.push(&Params::default(), &history, draw).unwrap();
+        rows.push(&params, &history, draw).unwrap();
+        rows.push(&Params { presence_penalty: 1.0, allowed: None, ..params }, &History::new(&[0]), draw).unwrap();
+        let wanted = sample(&mut logits.clone(), &params, &history, draw, &mut Scratch::new()).map(|sampled| sampled.token);
+        let found = rows.choose(1, &mut logits, &mut Scratch::new());
+        prop_assert_eq!(found.map_err(|error| error.to_string()), wanted.map_err(|error| error.to_string()));
     }
 }

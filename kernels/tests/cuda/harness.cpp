@@ -232,35 +232,26 @@ template <typename T, auto kernel> static void rotary() {
     write(x);
 }
 
-// tokens, halves of the seed, halves of the position, top_k, whether it is greedy, entries of the bias, tokens seen, words of a
-// mask (or 0); the bias' tokens, tokens seen, how often each, the mask; logits, the numbers of a request, biases. Token and
-// state: of the same row asked greedily, and then as asked.
+// rows, tokens, where each part of the array of requests begins and ends, that array; logits of all rows. Token and state of each.
 static void sample() {
     using namespace sample_source;
-    const unsigned tokens = numbers[0], bias = numbers[7], seen = numbers[8], words = numbers[9], padded = (tokens + 63) / 64 * 64;
-    const auto list = [](unsigned first, unsigned count) {
-        return std::vector<unsigned>(numbers.begin() + first, numbers.begin() + first + count);
-    };
-    const auto bias_tokens = list(10, bias), seen_tokens = list(10 + bias, seen), seen_counts = list(10 + bias + seen, seen);
-    // Row 1's mask is what is asked about; row 0 has the same.
-    auto allowed = list(10 + bias + 2 * seen, words);
-    allowed.insert(allowed.end(), allowed.begin(), allowed.begin() + words);
-    auto logits = read<float>(tokens);
-    logits.insert(logits.end(), logits.begin(), logits.begin() + tokens);
-    const auto of = read<float>(7);
-    const auto biases = read<float>(bias);
-    Request request = {numbers[1] | (u64)numbers[2] << 32, numbers[3] | (u64)numbers[4] << 32, of[0], of[1], of[2], of[3], of[4], of[5],
-                       of[6], numbers[5], numbers[6], words > 0, 0, bias, 0, seen};
-    Request requests[2] = {request, request};
-    requests[0].is_greedy = 1;
-    std::vector<unsigned short> cells(2 * padded, 7);
-    std::vector<unsigned> counts(2 * CELLS, 7);
-    Choice choices[2] = {{7, 7}, {7, 7}};
-    run_grid({2, 1, 1}, {512, 1, 1}, [&] {
-        LAUNCH(sample_f32)(logits.data(), requests, words > 0 ? allowed.data() : nullptr, bias_tokens.data(), biases.data(), seen_tokens.data(),
-                   seen_counts.data(), cells.data(), counts.data(), choices, tokens);
+    const unsigned rows = numbers[0], tokens = numbers[1], padded = (tokens + 63) / 64 * 64;
+    const std::vector<unsigned> words(numbers.begin() + 14, numbers.end());
+    const auto part = [&](unsigned which) { return words.data() + numbers[2 + 2 * which]; };
+    const bool is_masked = numbers[4] < numbers[5];
+    auto logits = read<float>((size_t)rows * tokens);
+    std::vector<unsigned short> cells((size_t)rows * padded, 7);
+    std::vector<unsigned> counts((size_t)rows * CELLS, 7);
+    std::vector<Choice> choices(rows, {7, 7});
+    run_grid({rows, 1, 1}, {512, 1, 1}, [&] {
+        LAUNCH(sample_f32)(logits.data(), (const Request *)part(0), is_masked ? part(1) : nullptr, part(2), (const float *)part(3), part(4),
+                   part(5), cells.data(), counts.data(), choices.data(), tokens);
     });
-    write(std::vector<unsigned>{choices[0].token, choices[0].state, choices[1].token, choices[1].state});
+    std::vector<unsigned> out;
+    for (const Choice &choice : choices) {
+        out.insert(out.end(), {choice.token, choice.state});
+    }
+    write(out);
 }
 
 #define ON_EVERY_TYPE(op)                                                                                                 \

@@ -2,7 +2,7 @@
 //! distributions. A choice is the oracle's or it is wrong: there is no tolerance.
 
 use super::Backend;
-use kernels::sample::{Draw, Error, History, Params, cpu};
+use kernels::sample::{Draw, Error, History, Params, Places, Rows, cpu};
 use kernels::testing::normal;
 
 /// Logits of a vocabulary: as they come, rounded so that many are the same, nearly all out of reach, all the same.
@@ -44,29 +44,23 @@ fn expected(logits: &[f32], params: &Params<'_>, history: &History, draw: Draw) 
 }
 
 impl Backend {
-    /// Numbers: tokens, halves of the seed and of the position, top_k, whether it is greedy, entries of the bias, tokens seen, words of a
-    /// mask; the bias' tokens, tokens seen, how often each, the mask. Arrays: logits, the numbers of a request, biases. Gives token and state
-    /// of the same row asked greedily, and then as asked.
+    /// Numbers: rows, tokens, where each part of the array begins and ends, the array. Arrays: logits of all rows. Gives token and state of
+    /// each: here the same row asked greedily, and then as asked, and as it would be without a mask.
     fn check_sample(&self, logits: &[f32], params: &Params<'_>, seen: &[(u32, u32)], draw: Draw) -> Option<()> {
-        let (low, high) = (|x: u64| x as u32 as usize, |x: u64| (x >> 32) as usize);
-        let mask = params.allowed.unwrap_or_default();
-        let mut numbers = vec![logits.len(), low(draw.seed), high(draw.seed), low(draw.position), high(draw.position)];
-        numbers.extend([params.top_k, usize::from(params.is_greedy()), params.bias.len(), seen.len(), mask.len()]);
-        numbers.extend(params.bias.iter().map(|(token, _)| *token as usize));
-        numbers.extend(seen.iter().map(|(token, _)| *token as usize));
-        numbers.extend(seen.iter().map(|(_, count)| *count as usize));
-        numbers.extend(mask.iter().map(|word| *word as usize));
-        let &Params { temperature, repetition_penalty, presence_penalty, frequency_penalty, .. } = params;
-        let &Params { top_p, min_p, typical_p, .. } = params;
-        let of = [temperature, repetition_penalty, presence_penalty, frequency_penalty, top_p, min_p, typical_p];
-        let biases: Vec<f32> = params.bias.iter().map(|(_, bias)| *bias).collect();
-        let found = (self.run)("sample_f32", 0.0, &numbers, &[logits, &of, &biases])?;
-
         let prompt: Vec<u32> = seen.iter().map(|(token, _)| *token).collect();
         let mut history = History::new(&prompt);
         seen.iter().for_each(|(token, count)| (0..*count).for_each(|_| history.push(*token)));
-        let greedy = expected(logits, &Params { top_k: 1, ..*params }, &history, draw);
-        let wanted = [greedy, expected(logits, params, &history, draw)].concat();
+        let asked = [Params { top_k: 1, ..*params }, *params, Params { allowed: None, ..*params }];
+        let mut rows = Rows::new(logits.len());
+        asked.iter().for_each(|params| rows.push(params, &history, draw).unwrap());
+        let (words, places) = rows.words();
+        let Places { requests, allowed, bias_tokens, biases, seen_tokens, seen_counts } = places;
+        let parts = [requests, allowed, bias_tokens, biases, seen_tokens, seen_counts];
+        let mut numbers = vec![asked.len(), logits.len()];
+        numbers.extend(parts.iter().flat_map(|part| [part.start, part.end]));
+        numbers.extend(words.iter().map(|word| *word as usize));
+        let found = (self.run)("sample_f32", 0.0, &numbers, &[&logits.repeat(asked.len())])?;
+        let wanted = asked.map(|params| expected(logits, &params, &history, draw)).concat();
         assert_eq!(found, wanted, "{} tokens, {params:?}, {draw:?}", logits.len());
         Some(())
     }

@@ -2,11 +2,12 @@
 //! blocks of the plan. Who is given another's block, or one that was never written, gets an error or another text.
 
 use super::fake::{self, hash};
-use crate::engine::{Device, Error, Generator, GeneratorInfo};
+use crate::engine::{Choose, Device, Error, Generator, GeneratorInfo, Rows};
 use crate::generate::{Part, Plan};
 use crate::load::{LoadedText, TextNeed};
 use crate::task::Tokenizer;
 use crate::task::generate::language::{Files, Language};
+use crate::task::generate::sampling::Scratch;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ pub struct FakeGenerator {
     first: u32,
     /// Whether marked tokens do what they say.
     is_marked: bool,
+    /// Whether it chooses tokens itself where it may, as devices do.
+    chooses: bool,
 }
 
 /// What the fake that is loaded as a model has of everything: enough for a dozen short texts.
@@ -61,7 +64,12 @@ impl FakeGenerator {
             blocks,
             block_bytes: 1 << 20,
         };
-        Self { info, cells: vec![None; blocks * block_tokens], first: 0, is_marked: false }
+        Self { info, cells: vec![None; blocks * block_tokens], first: 0, is_marked: false, chooses: false }
+    }
+
+    /// Chooses tokens itself where it may.
+    pub fn choosing(self) -> Self {
+        Self { chooses: true, ..self }
     }
 
     /// The likeliest next token of a text.
@@ -106,5 +114,17 @@ impl Generator for FakeGenerator {
             choose(index, &mut logits);
         }
         Ok(())
+    }
+
+    fn step_and_choose(&mut self, plan: &Plan, choose: &mut dyn Choose) -> Result<(), Error> {
+        let mut rows = Rows::new(self.info.vocabulary);
+        let (chooses, mut scratch) = (self.chooses, Scratch::new());
+        self.step(plan, &mut |at, logits| {
+            if chooses && choose.ask(at, &mut rows) {
+                choose.chosen(at, rows.choose(rows.len() - 1, logits, &mut scratch));
+            } else {
+                choose.logits(at, logits);
+            }
+        })
     }
 }

@@ -62,7 +62,7 @@ pub fn products(device: engine::Device, precision: Precision, edge: usize, threa
     let pool = pool(threads).ok()?;
     Some(Box::new(move |times| {
         let all = || (0..times).all(|_| std::hint::black_box(a.matmul(&b)).is_ok());
-        pool.install(all) && device.synchronize().is_ok()
+        super::candle::on(&device, &pool, all) && device.synchronize().is_ok()
     }))
 }
 

@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use models::engine::{self, Generator};
-use models::generate::{Sampled, SequenceId};
+use models::engine::{self, Choose, Generator, NoChoice, Rows};
+use models::generate::{Plan, Sampled, SequenceId};
 use models::task::Tokenizer;
 use models::task::generate::constraint::{self, Constraint};
 use models::task::generate::sampling::{self, Choice, Sampler, Sampling, Scratch};
@@ -133,14 +133,6 @@ struct Text {
     kept: Option<(Vec<f32>, usize)>,
 }
 
-/// What came of choosing a text's next token.
-enum Written {
-    /// It has one, which may end it.
-    Token(u32, Option<Stop>),
-    /// It is not known yet what may come next.
-    Late,
-}
-
 /// One engine and the texts that it writes.
 pub struct Writer {
     scheduler: Scheduler,
@@ -240,24 +232,8 @@ impl Writer {
         if !plan.is_empty() {
             step = Step::Ran { sequences: plan.len(), tokens: plan.tokens().len() };
         }
-        let mut choose = |at: usize, logits: &mut [f32]| {
-            let part = plan.part(at);
-            let id = part.sequence;
-            let Some(text) = texts.get_mut(&id) else { return };
-            let position = part.position + part.tokens.len();
-            match text.write(tokenizer, pool, logits, position, scratch) {
-                Ok(Written::Token(token, stop)) => {
-                    sampled.push(Sampled { sequence: id, token });
-                    stopped.extend(stop.map(|stop| (id, stop)));
-                }
-                Ok(Written::Late) => {
-                    text.kept = Some((logits.to_vec(), position));
-                    late.push(id);
-                }
-                Err(failure) => failed.push((id, failure)),
-            }
-        };
-        let result = if plan.is_empty() { Ok(()) } else { engine.step(plan, &mut choose) };
+        let mut choosing = Choosing { plan, tokenizer, pool, texts, scratch, sampled, stopped, late, failed };
+        let result = if plan.is_empty() { Ok(()) } else { engine.step_and_choose(plan, &mut choosing) };
         match result {
             Ok(()) => {
                 late[before..].iter().for_each(|id| scheduler.defer(*id));
@@ -280,14 +256,16 @@ impl Writer {
             let Some(text) = texts.get_mut(id) else { return false };
             // Whoever lost its blocks meanwhile gets the same logits again.
             let Some((mut logits, position)) = text.kept.take().filter(|_| scheduler.awaits(*id)) else { return false };
-            match text.write(tokenizer, pool, &mut logits, position, scratch) {
-                Ok(Written::Token(token, stop)) => {
-                    scheduler.finish_late(clock(), Sampled { sequence: *id, token }, stop);
-                }
-                Ok(Written::Late) => {
+            let written = match text.choose(&mut logits, position, scratch) {
+                Ok(Some(choice)) => text.write(tokenizer, pool, choice),
+                Ok(None) => {
                     text.kept = Some((logits, position));
                     return true;
                 }
+                Err(failure) => Err(failure),
+            };
+            match written {
+                Ok((token, stop)) => scheduler.finish_late(clock(), Sampled { sequence: *id, token }, stop),
                 Err(failure) => failed.push((*id, failure)),
             }
             false
@@ -336,31 +314,110 @@ fn lost(_: Crashed) -> constraint::Error {
     constraint::Error::Stuck("finding what may come next crashed".into())
 }
 
+/// Who chooses the tokens of a step, or has the device choose them.
+struct Choosing<'a> {
+    plan: &'a Plan,
+    tokenizer: &'a Tokenizer,
+    pool: &'a Pool,
+    texts: &'a mut HashMap<SequenceId, Text>,
+    scratch: &'a mut Scratch,
+    sampled: &'a mut Vec<Sampled>,
+    stopped: &'a mut Vec<(SequenceId, Stop)>,
+    late: &'a mut Vec<SequenceId>,
+    failed: &'a mut Vec<(SequenceId, Failure)>,
+}
+
+impl Choosing<'_> {
+    /// Which text a part is of, and the position of the token that is chosen for it.
+    fn place(&self, at: usize) -> (SequenceId, usize) {
+        let part = self.plan.part(at);
+        (part.sequence, part.position + part.tokens.len())
+    }
+
+    fn keep(&mut self, id: SequenceId, written: Result<(u32, Option<Stop>), Failure>) {
+        match written {
+            Ok((token, stop)) => {
+                self.sampled.push(Sampled { sequence: id, token });
+                self.stopped.extend(stop.map(|stop| (id, stop)));
+            }
+            Err(failure) => self.failed.push((id, failure)),
+        }
+    }
+}
+
+impl Choose for Choosing<'_> {
+    fn ask(&mut self, at: usize, rows: &mut Rows) -> bool {
+        let (id, position) = self.place(at);
+        self.texts.get_mut(&id).is_some_and(|text| text.ask(position, rows))
+    }
+
+    fn chosen(&mut self, at: usize, token: Result<u32, NoChoice>) {
+        let (id, _) = self.place(at);
+        let Some(text) = self.texts.get_mut(&id) else { return };
+        let choice = token.map(|token| text.sampler.accept(token)).map_err(Failure::from);
+        let written = choice.and_then(|choice| text.write(self.tokenizer, self.pool, choice));
+        self.keep(id, written);
+    }
+
+    fn logits(&mut self, at: usize, logits: &mut [f32]) {
+        let (id, position) = self.place(at);
+        let Some(text) = self.texts.get_mut(&id) else { return };
+        match text.choose(logits, position, self.scratch) {
+            Ok(Some(choice)) => {
+                let written = text.write(self.tokenizer, self.pool, choice);
+                self.keep(id, written);
+            }
+            Ok(None) => {
+                text.kept = Some((logits.to_vec(), position));
+                self.late.push(id);
+            }
+            Err(failure) => self.keep(id, Err(failure)),
+        }
+    }
+}
+
 impl Text {
-    /// Chooses the next token and hands it out. Leaves everything as it is where it is not known what may come next.
-    fn write(
+    /// Adds what its next token is to be chosen by. Returns false where that has to be done here, or is not known yet.
+    fn ask(&mut self, position: usize, rows: &mut Rows) -> bool {
+        let tokens = rows.tokens();
+        let Self { constraint, sampler, .. } = self;
+        match constraint {
+            None => sampler.ask(None, position, rows),
+            Some(beside) => {
+                let Ok(Some(form)) = beside.get() else { return false };
+                form.mask(tokens).is_ok_and(|allowed| sampler.ask(Some(allowed), position, rows))
+            }
+        }
+    }
+
+    /// Chooses the next token. Leaves everything as it is, and gives nothing, where it is not known what may come next.
+    fn choose(
         &mut self,
-        tokenizer: &Tokenizer,
-        pool: &Pool,
         logits: &mut [f32],
         position: usize,
         scratch: &mut Scratch,
-    ) -> Result<Written, Failure> {
-        let mut form = None;
-        if let Some(beside) = &mut self.constraint {
-            form = beside.get().map_err(lost)?;
-            if form.is_none() {
-                return Ok(Written::Late);
-            }
-        }
-        let allowed = form.as_mut().map(|form| form.mask(logits.len())).transpose()?;
-        let choice = self.sampler.choose(logits, allowed, position, scratch)?;
+    ) -> Result<Option<Choice>, Failure> {
+        let Self { constraint, sampler, .. } = self;
+        let allowed = match constraint {
+            None => None,
+            Some(beside) => match beside.get().map_err(lost)? {
+                None => return Ok(None),
+                Some(form) => Some(form.mask(logits.len())?),
+            },
+        };
+        Ok(Some(sampler.choose(logits, allowed, position, scratch)?))
+    }
+
+    /// Hands a token out that was chosen by what may come next. Gives it, and whether the text ends with it.
+    fn write(&mut self, tokenizer: &Tokenizer, pool: &Pool, choice: Choice) -> Result<(u32, Option<Stop>), Failure> {
         let token = choice.token;
         if self.stop_tokens.contains(&token) {
-            return Ok(Written::Token(token, Some(Stop::Token)));
+            return Ok((token, Some(Stop::Token)));
         }
         let mut is_complete = false;
-        if let Some(form) = form {
+        if let Some(beside) = &mut self.constraint
+            && let Some(form) = beside.get().map_err(lost)?
+        {
             form.push(token)?;
             is_complete = form.has_ended();
         }
@@ -371,7 +428,7 @@ impl Text {
         if stop.is_none() {
             find_next(&mut self.constraint, pool);
         }
-        Ok(Written::Token(token, stop))
+        Ok((token, stop))
     }
 
     /// Hands out what was held back, and the end.

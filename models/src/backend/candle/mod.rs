@@ -67,11 +67,11 @@ pub(crate) fn load(source: Source<'_>) -> Result<Box<dyn Engine>, load::Error> {
             let mut description = describe(source.config, manifest, &checkpoint)?;
             bound_tokens(&mut description.bounds, manifest);
             let load = || Encoder::load(description, &checkpoint, &device, dtype);
-            Model::Encoder(Box::new(pool.install(load)?))
+            Model::Encoder(Box::new(on(&device, &pool, load)?))
         }
         Some((None, Some(build))) => {
             let weights = Weights::new(&checkpoint, device.clone(), dtype);
-            Model::Rows(pool.install(|| build(source.config, manifest, &weights))?)
+            Model::Rows(on(&device, &pool, || build(source.config, manifest, &weights))?)
         }
         _ => {
             return Err(load::Error::NoBackend {
@@ -81,11 +81,21 @@ pub(crate) fn load(source: Source<'_>) -> Result<Box<dyn Engine>, load::Error> {
             });
         }
     };
-    // What is loaded here runs on another thread, which has a stream of its own on the device.
-    device.synchronize().map_err(|e| load::Error::Device { device: options.device, detail: e.to_string() })?;
+    finish(&device, options.device)?;
     let stored: u64 = checkpoint.names().filter_map(|n| checkpoint.tensor(n)).map(|t| elements(t.shape)).sum();
     let info = info(&model, source, stored * dtype.size_in_bytes() as u64, dtype);
     Ok(Box::new(Candle { model, info, device, pool }))
+}
+
+/// Runs work where its device wants it: a CPU's on the pool's threads, a GPU's on this one. A thread has a stream of its own on a CUDA device,
+/// and what two streams are asked is in no order: from step to step a model has to be on one thread.
+pub(super) fn on<R: Send>(device: &candle::Device, pool: &ThreadPool, work: impl FnOnce() -> R + Send) -> R {
+    if device.is_cpu() { pool.install(work) } else { work() }
+}
+
+/// Waits until all is done that this thread has asked of a device: what is loaded here runs on another.
+fn finish(device: &candle::Device, named: Device) -> Result<(), load::Error> {
+    device.synchronize().map_err(|e| load::Error::Device { device: named, detail: e.to_string() })
 }
 
 fn elements(shape: &[usize]) -> u64 {
@@ -183,13 +193,13 @@ impl Engine for Candle {
             Model::Encoder(encoder) => {
                 let bounds = &encoder.description.bounds;
                 let sequences = items.iter().map(|item| check_tokens(bounds, item)).collect::<Result<Vec<_>, _>>()?;
-                let vectors =
-                    self.pool.install(|| encoder.run(&sequences)).map_err(|e| failed(self.info.device, &e))?;
+                let vectors = on(&self.device, &self.pool, || encoder.run(&sequences));
+                let vectors = vectors.map_err(|e| failed(self.info.device, &e))?;
                 Ok(vectors.into_iter().map(Output::Vector).collect())
             }
             Model::Rows(rows) => {
                 let inputs = items.iter().map(|item| self.check_rows(item)).collect::<Result<_, _>>()?;
-                self.pool.install(|| self.run_rows(&**rows, inputs))
+                on(&self.device, &self.pool, || self.run_rows(&**rows, inputs))
             }
         }
     }

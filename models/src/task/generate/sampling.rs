@@ -1,7 +1,7 @@
 //! How a text's tokens are chosen: what a request asks is kept beside the tokens that the text has so far, and each row of logits
 //! becomes one more. What the steps are and in which order says [`kernels::sample`].
 
-use kernels::sample::{self, Draw, History, Params};
+use kernels::sample::{self, Draw, History, Params, Rows};
 
 pub use kernels::sample::{BIAS_MAX, Error, LOGPROBS_MAX, PENALTY_MAX, Scratch, TEMPERATURE_MAX};
 
@@ -126,6 +126,20 @@ impl Sampler {
         let choice = Choice { token: sampled.token, logprob: sampled.logprob, top: sampled.top.to_vec() };
         self.history.push(choice.token);
         Ok(choice)
+    }
+
+    /// Adds what [`choose`](Self::choose) would go by to what a device is asked. Returns false, with nothing added, where the choice has to be
+    /// made here: because log-probabilities are wanted, or to be refused.
+    pub fn ask(&self, allowed: Option<&[u32]>, position: usize, rows: &mut Rows) -> bool {
+        let draw = Draw { seed: self.sampling.seed, position: position as u64 };
+        let params = Params { allowed, ..self.sampling.params() };
+        params.logprobs.is_none() && rows.push(&params, &self.history, draw).is_ok()
+    }
+
+    /// A device has chosen as it was asked.
+    pub fn accept(&mut self, token: u32) -> Choice {
+        self.history.push(token);
+        Choice { token, logprob: None, top: vec![] }
     }
 }
 

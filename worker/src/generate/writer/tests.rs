@@ -366,6 +366,47 @@ fn a_text_that_is_held_to_a_form_has_it_alone_in_company_and_when_it_goes_on_els
     }
 }
 
+#[test]
+fn a_device_that_chooses_tokens_writes_the_same_texts() {
+    let (tokenizer, end) = bytes();
+    let vocabulary = Vocabulary::new(&tokenizer, &[end]).unwrap();
+    let off = Sampling::default;
+    let samplings = [
+        Sampling { temperature: 0.0, ..off() },
+        Sampling { temperature: 1.5, seed: u64::MAX - 3, ..off() },
+        Sampling { top_k: 7, top_p: 0.9, seed: 5, ..off() },
+        Sampling { repetition_penalty: 1.4, presence_penalty: 0.5, frequency_penalty: 1.0, ..off() },
+        Sampling { bias: vec![(4, 9.0), (5, 9.5)], ..off() },
+        Sampling { logprobs: Some(2), ..off() },
+    ];
+    let write = |engine: FakeGenerator| {
+        let scheduler = Scheduler::new(limits(), Blocks::new(60, BLOCK)).unwrap();
+        let mut writer = Writer::new(scheduler, Box::new(engine), tokenizer.clone(), Pool::new(1).unwrap());
+        let texts: Vec<_> = (0..2 * samplings.len())
+            .map(|n| {
+                let form = Format::Regex("[a-z]{3}[0-9]*".into());
+                let constraint = (n >= samplings.len()).then(|| vocabulary.constraint(&form).unwrap());
+                let prompt = prompt(n as u32);
+                let stream = TextStream::after(&tokenizer, &prompt).unwrap();
+                let sampling = samplings[n % samplings.len()].clone();
+                let ask = Ask { sampling, stream, constraint, stop_tokens: Arc::new([end]), ..ask(&prompt, 12) };
+                writer.submit(Instant::now(), ask).unwrap()
+            })
+            .collect();
+        run(&mut writer);
+        let events = |mut from: mpsc::Receiver<Event>| std::iter::from_fn(|| from.try_recv().ok()).collect::<Vec<_>>();
+        let tokens = |event: &Event| match event {
+            Event::Token { choice, text } => Some((choice.clone(), text.clone())),
+            _ => None,
+        };
+        texts.into_iter().map(|from| events(from).iter().filter_map(tokens).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let fake = || FakeGenerator::new(VOCABULARY, 60, BLOCK);
+    let (here, there) = (write(fake()), write(fake().choosing()));
+    assert!(here.iter().all(|text| !text.is_empty()));
+    assert_eq!(there, here);
+}
+
 /// A writer whose pool has so many threads, and a text for it that is held to four letters and any digits.
 fn holding(pool: Pool, blocks: usize) -> (Writer, impl Fn(u64) -> Ask) {
     let (tokenizer, end) = bytes();

@@ -35,10 +35,11 @@ pub(super) struct Batch {
     ids: Vec<u32>,
     pub(super) positions: Vec<u32>,
     /// How many runs, from the first on, are one token each.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only GPUs treat them apart"))]
     pub(super) decodes: usize,
     /// Rows whose logits are asked for, in order.
     asked: Vec<u32>,
+    /// For how many tokens decodes are laid out: those of the longest, or more.
+    reach: usize,
 }
 
 /// A step, on the device.
@@ -75,6 +76,7 @@ impl Batch {
             positions: Vec::with_capacity(plan.tokens().len()),
             decodes: plan.decodes(),
             asked: vec![],
+            reach: 0,
         };
         for part in plan.parts() {
             let end = part.position + part.tokens.len();
@@ -98,42 +100,90 @@ impl Batch {
             }
             batch.runs.push(Run { rows, first: part.position, table: table.to_vec() });
         }
+        batch.reach = batch.runs[..batch.decodes].iter().map(Run::length).max().unwrap_or(0);
         Ok(batch)
+    }
+
+    /// Whether the logits of every row are asked for.
+    pub(super) fn asks_for_all(&self) -> bool {
+        self.asked.len() == self.positions.len()
     }
 
     /// Copies it to a device.
     pub(super) fn arrays(&self, device: &Device) -> Result<Arrays> {
-        let blocks = self.runs.iter().map(|run| run.table.len()).max().unwrap_or(0);
-        let mut all = Vec::with_capacity(3 * self.ids.len() + self.runs.len() * (blocks + 2) + self.asked.len() + 1);
-        let mut ends = vec![];
-        let mut put = |numbers: &mut dyn Iterator<Item = u32>| {
-            all.extend(numbers);
-            ends.push(all.len());
-        };
-        put(&mut self.ids.iter().copied());
-        put(&mut self.positions.iter().copied());
-        put(&mut self.runs.iter().flat_map(|run| (run.first..run.length()).map(|position| run.slot(position))));
-        put(&mut std::iter::once(0).chain(self.runs.iter().map(|run| run.rows.end as u32)));
-        put(&mut self.runs.iter().map(|run| run.length() as u32));
-        put(&mut self
-            .runs
-            .iter()
-            .flat_map(|run| run.table.iter().copied().chain(std::iter::repeat_n(0, blocks - run.table.len()))));
-        put(&mut self.asked.iter().copied());
-        let count = all.len();
-        let all = Tensor::from_vec(all, count, device)?;
-        let part = |which: usize| {
-            let first = which.checked_sub(1).map_or(0, |before| ends[before]);
-            all.narrow(0, first, ends[which] - first)
+        let numbers = self.numbers();
+        let count = numbers.len();
+        self.arrays_in(&Tensor::from_vec(numbers, count, device)?)
+    }
+
+    /// Blocks of a row of the tables.
+    fn width(&self) -> usize {
+        let longest = self.runs.iter().map(|run| run.table.len()).max().unwrap_or(0);
+        longest.max(self.reach.div_ceil(BLOCK_TOKENS))
+    }
+
+    /// All its arrays, one after the other.
+    pub(super) fn numbers(&self) -> Vec<u32> {
+        let width = self.width();
+        let mut all = Vec::with_capacity(3 * self.ids.len() + self.runs.len() * (width + 2) + self.asked.len() + 1);
+        all.extend(&self.ids);
+        all.extend(&self.positions);
+        all.extend(self.runs.iter().flat_map(|run| (run.first..run.length()).map(|position| run.slot(position))));
+        all.extend(std::iter::once(0).chain(self.runs.iter().map(|run| run.rows.end as u32)));
+        all.extend(self.runs.iter().map(|run| run.length() as u32));
+        for run in &self.runs {
+            all.extend(&run.table);
+            all.resize(all.len() + width - run.table.len(), 0);
+        }
+        all.extend(&self.asked);
+        all
+    }
+
+    /// Where they lie in one that is on a device already.
+    pub(super) fn arrays_in(&self, all: &Tensor) -> Result<Arrays> {
+        let (tokens, runs, width) = (self.ids.len(), self.runs.len(), self.width());
+        let mut begin = 0;
+        let mut part = |count: usize| {
+            begin += count;
+            all.narrow(0, begin - count, count)
         };
         Ok(Arrays {
-            ids: part(0)?,
-            positions: part(1)?,
-            slots: part(2)?,
-            cu_queries: part(3)?,
-            lengths: part(4)?,
-            tables: part(5)?.reshape((self.runs.len(), blocks))?,
-            asked: if self.asked.is_empty() { None } else { Some(part(6)?) },
+            ids: part(tokens)?,
+            positions: part(tokens)?,
+            slots: part(tokens)?,
+            cu_queries: part(runs + 1)?,
+            lengths: part(runs)?,
+            tables: part(runs * width)?.reshape((runs, width))?,
+            asked: if self.asked.is_empty() { None } else { Some(part(self.asked.len())?) },
         })
+    }
+}
+
+/// As graphs of a device want it, which replay steps of one shape.
+#[cfg(feature = "cuda")]
+impl Batch {
+    /// How many runs there are, and for how many tokens they are laid out, where each is one token whose logits are asked for.
+    pub(super) fn decodes_only(&self) -> Option<(usize, usize)> {
+        let is_so = self.decodes == self.runs.len() && self.asks_for_all();
+        is_so.then_some((self.decodes, self.reach))
+    }
+
+    /// The same step with more runs of one token behind it, which write and read a block that is nobody's, laid out for so many tokens.
+    pub(super) fn padded(mut self, runs: usize, reach: usize, spare: u32) -> Self {
+        for row in self.runs.len()..runs {
+            self.ids.push(0);
+            self.positions.push(0);
+            self.asked.push(row as u32);
+            self.runs.push(Run { rows: row..row + 1, first: 0, table: vec![spare] });
+        }
+        (self.decodes, self.reach) = (runs, reach);
+        self
+    }
+
+    /// Splits of the keys that a decode sees at most, of so many keys each, through a window.
+    pub(super) fn splits(&self, of: usize, window: Option<usize>) -> usize {
+        let all = self.reach.div_ceil(of);
+        // A window may begin and end within a split.
+        window.map_or(all, |window| all.min(window / of + 2))
     }
 }

@@ -1,14 +1,14 @@
 //! One step of a decoder on Candle's tensors: tokens of several sequences come in side by side, their keys and values go into the cache, a
 //! row of logits comes out for each that is asked for. Every sum with a residual is one with the norm that follows it.
 
-use super::batch::Batch;
+use super::batch::{Arrays, Batch};
 use super::cache::Cache;
 use super::ops::{self, Scores, Step, Turn};
 use super::weights::{Layer, Weights};
 use crate::arch::decoder::Decoder;
 use crate::backend::candle::encoder::Norm;
 use crate::backend::candle::ops::{glu, norm};
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 /// What a step is run with.
 pub(super) struct Forward<'a> {
@@ -16,13 +16,11 @@ pub(super) struct Forward<'a> {
     pub(super) weights: &'a Weights,
     /// One for each layer.
     pub(super) caches: &'a [Cache],
-    pub(super) device: &'a Device,
 }
 
 impl Forward<'_> {
-    /// `[asked, vocabulary]` in f32 on the device, where any are asked for.
-    pub(super) fn run(&self, batch: &Batch) -> Result<Option<Tensor>> {
-        let arrays = batch.arrays(self.device)?;
+    /// `[asked, vocabulary]` in f32 on the device, where any are asked for. The arrays are the batch's.
+    pub(super) fn run(&self, batch: &Batch, arrays: &Arrays) -> Result<Option<Tensor>> {
         let layers = &self.weights.layers;
         let Some(first) = layers.first() else { candle_core::bail!("a decoder without layers") };
         let mut x = self.weights.vectors(&arrays.ids)?;
@@ -31,7 +29,7 @@ impl Forward<'_> {
         }
         let mut input = norm(&x, None, &first.attention_norm)?;
         for (index, layer) in layers.iter().enumerate() {
-            let step = Step { heads: &self.decoder.heads, batch, arrays: &arrays, cache: &self.caches[index] };
+            let step = Step { heads: &self.decoder.heads, batch, arrays, cache: &self.caches[index] };
             let attended = self.attended(layer, &input, step)?;
             (x, input) = ops::add_norm(&x, &attended, &layer.feed_forward_norm)?;
             let forwarded = forwarded(layer, &input)?;
@@ -40,6 +38,9 @@ impl Forward<'_> {
                 // Of the last layer only some rows are of use.
                 None => {
                     let Some(asked) = &arrays.asked else { return Ok(None) };
+                    if batch.asks_for_all() {
+                        return self.logits(&norm(&forwarded, Some(&x), &self.weights.norm)?).map(Some);
+                    }
                     let (x, forwarded) = (x.index_select(asked, 0)?, forwarded.index_select(asked, 0)?);
                     return self.logits(&norm(&forwarded, Some(&x), &self.weights.norm)?).map(Some);
                 }

@@ -77,7 +77,7 @@ pub(super) fn attention(queries: &Tensor, scores: Scores, step: Step<'_>) -> Res
 }
 
 /// Whether the CUDA code takes such heads: rows are read eight elements at a time.
-fn is_on_cuda(heads: &Heads) -> bool {
+pub(super) fn is_on_cuda(heads: &Heads) -> bool {
     cfg!(feature = "cuda") && heads.dim <= 256 && heads.dim.is_multiple_of(8)
 }
 

@@ -161,8 +161,7 @@ pub(super) fn attention_paged<T: Element>(
     let together = [1, 4].into_iter().find(|heads| group <= *heads).unwrap_or(8);
     let window = op.scores.window.map_or(u32::MAX, |window| u32::try_from(window).unwrap_or(u32::MAX));
     let softcap = op.scores.softcap.unwrap_or(0.0);
-    let splits_of = |length: usize| length.div_ceil(SPLIT) - length.saturating_sub(window as usize) / SPLIT;
-    let splits = decodes.iter().map(|run| splits_of(run.length())).max().unwrap_or(0);
+    let splits = batch.splits(SPLIT, op.scores.window);
     let (query_heads, key_heads, dim) = (count(heads.queries)?, count(heads.keys)?, count(heads.dim)?);
     let (stride, table_stride) = (count(stride)?, count(arrays.tables.dim(1)?)?);
     let (split_count, null) = (count(splits)?, 0_u64);
