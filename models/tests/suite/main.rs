@@ -23,6 +23,7 @@ mod support;
 macro_rules! on_every_backend {
     ($($name:ident),* $(,)?) => {
         mod on_candle { $(#[test] fn $name() { super::$name(crate::support::On::Candle) })* }
+        mod on_cuda { $(#[test] fn $name() { super::$name(crate::support::On::Cuda) })* }
         mod on_onnx_runtime { $(#[test] fn $name() { super::$name(crate::support::On::OnnxRuntime) })* }
         mod on_tract { $(#[test] fn $name() { super::$name(crate::support::On::Tract) })* }
     };

@@ -1,8 +1,9 @@
 //! Loads a test model on a backend and sends requests through pipeline and engine. The only file here that knows the
 //! API; tests are data.
 
+use models::backend::cuda;
 use models::backend::onnx::{Kind, runtime};
-use models::engine::{Item, Output};
+use models::engine::{Device, Item, Output};
 use models::load::{Backend, inspect};
 use models::task::{Error, Reply, Request, Text};
 use models::{Loaded, Manifest, Options, load};
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub(crate) enum On {
     Kernels,
     Candle,
+    /// Candle on the first CUDA device.
+    Cuda,
     OnnxRuntime,
     Tract,
 }
@@ -30,12 +33,13 @@ pub(crate) fn json(name: &str) -> serde_json::Value {
 pub(crate) fn options(on: On) -> Options {
     let (backend, onnx_library) = match on {
         On::Kernels => (Backend::Kernels, None),
-        On::Candle => (Backend::Candle, None),
+        On::Candle | On::Cuda => (Backend::Candle, None),
         On::OnnxRuntime => (Backend::Onnx, onnx_library()),
         // A library that is asked for and missing is not replaced by another, so tract runs.
         On::Tract => (Backend::Onnx, Some(PathBuf::from("no-library-here"))),
     };
-    Options { backend, onnx_library, threads: 2, ..Options::default() }
+    let device = if on == On::Cuda { Device::Cuda(0) } else { Device::Cpu };
+    Options { backend, onnx_library, device, threads: 2, ..Options::default() }
 }
 
 /// The library that the tests were given, or the one of the environment that the test command made.
@@ -52,6 +56,11 @@ fn onnx_library() -> Option<PathBuf> {
 pub(crate) fn is_there(on: On) -> bool {
     let wanted = match on {
         On::Kernels | On::Candle => return true,
+        On::Cuda => match cuda::count() {
+            Ok(1..) => return true,
+            Ok(_) => return skipped(on, "there is no CUDA device"),
+            Err(why) => return skipped(on, &why.to_string()),
+        },
         On::OnnxRuntime => Kind::OnnxRuntime,
         On::Tract => Kind::Tract,
     };
@@ -59,7 +68,10 @@ pub(crate) fn is_there(on: On) -> bool {
     if runtime.kind == wanted {
         return true;
     }
-    let why = runtime.why_not.as_deref().unwrap_or("another test of this process loaded ONNX Runtime; use nextest");
+    skipped(on, runtime.why_not.as_deref().unwrap_or("another test of this process loaded ONNX Runtime; use nextest"))
+}
+
+fn skipped(on: On, why: &str) -> bool {
     println!("skipped: {on:?} cannot be tested here: {why}");
     false
 }

@@ -2,6 +2,7 @@
 //! CUDA, built on a machine without a GPU. It runs nothing on a GPU, and it installs nothing outside `target/cuda`.
 
 pub(crate) mod resources;
+mod stand_in;
 
 use crate::{process, python};
 use anyhow::{Context as _, Result, bail};
@@ -35,6 +36,10 @@ pub(crate) struct Options {
     /// benches/results/cuda-resources.md; fails when one spills
     #[arg(long)]
     resources: bool,
+    /// Only run the tests of what models do on CUDA devices, on a stand-in for compiler, driver and libraries: nothing is downloaded, no card is
+    /// needed, kernels run on the CPU
+    #[arg(long)]
+    test: bool,
     /// Compute capability to compile for: 75 (Turing) to 120 (Blackwell); code for an older one runs on newer cards
     #[arg(long, default_value_t = 75)]
     compute_capability: u32,
@@ -62,6 +67,9 @@ const LIBRARIES: [&str; 5] = ["libcublas", "libcublasLt", "libcurand", "libnvrtc
 const HOME: &str = "nvidia/cu13";
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
+    if options.test {
+        return stand_in::test(root);
+    }
     let home = prepare(root)?;
     if options.resources {
         let folder = home.parent().context("the toolkit lies in a folder")?;
@@ -234,9 +242,9 @@ fn make_executable(file: &Path) -> Result<()> {
 fn stand_in_driver(root: &Path, home: &Path) -> Result<()> {
     let stubs = home.join("lib/stubs");
     fs::create_dir_all(&stubs).with_context(|| format!("cannot make {}", stubs.display()))?;
-    let declarations = cudarc_declarations(root)?;
+    let declarations = cudarc_sources(root)?.join("driver/sys/mod.rs");
     let text = fs::read_to_string(&declarations).with_context(|| format!("cannot read {}", declarations.display()))?;
-    let names = driver_functions(&text);
+    let names = functions(&text, "cu");
     if names.is_empty() {
         bail!("{} declares no function; cudarc has changed its shape", declarations.display());
     }
@@ -251,8 +259,8 @@ fn stand_in_driver(root: &Path, home: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The file in which cudarc declares the driver's functions, in the sources that cargo has fetched.
-fn cudarc_declarations(root: &Path) -> Result<PathBuf> {
+/// The folder in which cudarc declares the functions of NVIDIA's libraries, in the sources that cargo has fetched.
+fn cudarc_sources(root: &Path) -> Result<PathBuf> {
     let mut command = process::cargo(root);
     command.args(["metadata", "--format-version", "1", "--filter-platform", "x86_64-unknown-linux-gnu"]);
     command.args(["--manifest-path", "cli/Cargo.toml", "--features", "cuda"]);
@@ -261,18 +269,18 @@ fn cudarc_declarations(root: &Path) -> Result<PathBuf> {
     let cudarc = packages.iter().find(|package| package["name"] == "cudarc");
     let manifest = cudarc.and_then(|package| package["manifest_path"].as_str());
     let folder = manifest.and_then(|manifest| Path::new(manifest).parent()).context("no dependency brings cudarc")?;
-    Ok(folder.join("src/driver/sys/mod.rs"))
+    Ok(folder.join("src"))
 }
 
-/// Names of the driver's functions: what the source declares as `fn cu…(`, with a capital after the `cu`.
-fn driver_functions(source: &str) -> BTreeSet<&str> {
+/// Names of a library's functions: what the source declares as `fn cu…(`, with a capital after what all begin with.
+fn functions<'a>(source: &'a str, start: &str) -> BTreeSet<&'a str> {
     let declared =
-        source.lines().filter_map(|line| line.split_once("fn cu").map(|(before, _)| &line[before.len() + 3..]));
-    let names = declared.filter_map(|rest| rest.split_once('(').map(|(name, _)| name));
-    names
-        .filter(|name| name[2..].starts_with(|first: char| first.is_ascii_uppercase()))
-        .filter(|name| name.chars().all(|character| character.is_ascii_alphanumeric() || character == '_'))
-        .collect()
+        source.lines().filter_map(|line| line.split_once("fn ")).filter_map(|(_, rest)| rest.split_once('('));
+    let is_one = |name: &&str| {
+        name.strip_prefix(start).is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_uppercase()))
+            && name.chars().all(|character| character.is_ascii_alphanumeric() || character == '_')
+    };
+    declared.map(|(name, _)| name).filter(is_one).collect()
 }
 
 /// What the build is told.
@@ -300,7 +308,7 @@ mod tests {
     fn the_drivers_functions_are_read_out_of_the_declarations() {
         let source = "pub unsafe fn cuInit(Flags: u32) -> CUresult {\n            fn cuInit(Flags: u32) -> CUresult;\n\
                       fn cuDeviceGet_v2(device: *mut CUdevice) -> CUresult;\n// fn cuff link (x)\nfn culib() -> Library {\n";
-        assert_eq!(driver_functions(source).into_iter().collect::<Vec<_>>(), ["cuDeviceGet_v2", "cuInit"]);
+        assert_eq!(functions(source, "cu").into_iter().collect::<Vec<_>>(), ["cuDeviceGet_v2", "cuInit"]);
     }
 
     #[test]
