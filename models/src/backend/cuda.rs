@@ -199,8 +199,8 @@ mod driver {
         if have < need {
             return Err(Error::TooOld { name, have, need });
         }
-        let trial = |error: candle_core::Error| Error::Trial(error.to_string());
-        let device = candle_core::Device::new_cuda(ordinal).map_err(trial)?;
+        let device = crate::backend::candle::open(crate::engine::Device::Cuda(ordinal));
+        let device = device.map_err(|error| Error::Trial(error.to_string()))?;
         crate::backend::candle::try_device(&device).map_err(Error::Trial)
     }
 

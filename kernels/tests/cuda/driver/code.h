@@ -74,6 +74,13 @@ template <typename... A> Code loop(void (*kernel)(A...)) {
     };
 }
 
+// A kernel that has a block for each row.
+template <typename... A> Code by_rows(void (*kernel)(A...)) {
+    return [kernel](Dim grid, Dim, void **arguments) {
+        return bound(kernel, grid, {1, 1, 1}, arguments, std::index_sequence_for<A...>());
+    };
+}
+
 // Where element `i` lies in a layout of so many dimensions, or `i` itself where there is none. Dimensions come first, then strides.
 inline size_t place(size_t i, size_t dims, const size_t *layout) {
     if (!layout) {
@@ -146,6 +153,78 @@ void index_select(size_t count, size_t, const size_t *, const unsigned *ids, con
     }
 }
 
+template <typename T> void scatter(const unsigned *ids, const T *x, T *out, size_t left, size_t from, size_t to, size_t right) {
+    for (size_t i = 0; i < left * from * right; i++) {
+        if (ids[i] < to) {
+            out[(i / right / from * to + ids[i]) * right + i % right] = x[i];
+        }
+    }
+}
+
+// `width` elements to each sum. The small form is told how many sums there are, the other how many elements.
+template <typename T, bool is_small>
+void sum(size_t count, size_t width, size_t dims, const size_t *layout, const T *x, T *out) {
+    for (size_t i = 0; i < (is_small ? count : count / width); i++) {
+        float sum = 0;
+        for (size_t j = 0; j < width; j++) {
+            sum += (float)x[place(i * width + j, dims, layout)];
+        }
+        out[i] = T(sum);
+    }
+}
+
+template <typename T> void most(size_t count, size_t width, size_t dims, const size_t *layout, const T *x, T *out) {
+    for (size_t i = 0; i < count / width; i++) {
+        out[i] = x[place(i * width, dims, layout)];
+        for (size_t j = 1; j < width; j++) {
+            out[i] = T(std::fmax((float)out[i], (float)x[place(i * width + j, dims, layout)]));
+        }
+    }
+}
+
+// Those that have a block for each row are told how many columns there are, and find rows by the grid.
+template <typename T> void softmax(const T *x, T *out, int columns) {
+    const T *row = x + (size_t)blockIdx.x * columns;
+    float largest = -INFINITY, sum = 0;
+    for (int i = 0; i < columns; i++) {
+        largest = std::max(largest, (float)row[i]);
+    }
+    for (int i = 0; i < columns; i++) {
+        sum += std::exp((float)row[i] - largest);
+    }
+    for (int i = 0; i < columns; i++) {
+        out[(size_t)blockIdx.x * columns + i] = T(std::exp((float)row[i] - largest) / sum);
+    }
+}
+
+template <typename T, bool has_mean>
+void normalise(const T *x, T *out, const T *weight, const T *bias, int columns, float eps) {
+    const T *row = x + (size_t)blockIdx.x * columns;
+    double sum = 0, squares = 0;
+    for (int i = 0; i < columns; i++) {
+        sum += (double)(float)row[i];
+    }
+    const double mean = has_mean ? sum / columns : 0;
+    for (int i = 0; i < columns; i++) {
+        squares += ((double)(float)row[i] - mean) * ((double)(float)row[i] - mean);
+    }
+    const double scale = 1 / std::sqrt(squares / columns + eps);
+    for (int i = 0; i < columns; i++) {
+        const double of = ((double)(float)row[i] - mean) * scale * (double)(weight ? (float)weight[i] : 1.0f);
+        out[(size_t)blockIdx.x * columns + i] = T((float)(of + (double)(bias ? (float)bias[i] : 0.0f)));
+    }
+}
+
+template <typename T> void rms_norm(const T *x, T *out, const T *weight, int columns, int, float eps) {
+    normalise<T, false>(x, out, weight, nullptr, columns, eps);
+}
+
+template <typename T> void layer_norm(const T *x, T *out, const T *weight, const T *bias, int columns, int, float eps) {
+    normalise<T, true>(x, out, weight, bias, columns, eps);
+}
+
+inline float gelu_erf(float x) { return 0.5f * x * (1 + std::erf(x * 0.70710678f)); }
+inline float gelu(float x) { return 0.5f * x * (1 + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x))); }
 inline float add(float a, float b) { return a + b; }
 inline float sub(float a, float b) { return a - b; }
 inline float mul(float a, float b) { return a * b; }
@@ -179,6 +258,12 @@ inline float relu(float x) { return x > 0 ? x : 0; }
         {"usilu_" #type, loop(candle::unary<T, candle::silu>)}, {"usqr_" #type, loop(candle::unary<T, candle::sqr>)},     \
         {"usqrt_" #type, loop(candle::unary<T, sqrtf>)}, {"urelu_" #type, loop(candle::unary<T, candle::relu>)},          \
         {"ucopy_" #type, loop(candle::copy<T>)}, {"copy2d_" #type, loop(candle::copy2d<T>)},                              \
+        {"uabs_" #type, loop(candle::unary<T, fabsf>)}, {"ugelu_" #type, loop(candle::unary<T, candle::gelu>)},           \
+        {"ugelu_erf_" #type, loop(candle::unary<T, candle::gelu_erf>)}, {"s_u32_" #type, loop(candle::scatter<T>)},       \
+        {"fast_sum_" #type, loop(candle::sum<T, false>)}, {"fast_sum_small_" #type, loop(candle::sum<T, true>)},          \
+        {"fast_max_" #type, loop(candle::most<T>)},                                                                       \
+        {"softmax_" #type, by_rows(candle::softmax<T>)}, {"rmsnorm_" #type, by_rows(candle::rms_norm<T>)},                \
+        {"layernorm_" #type, by_rows(candle::layer_norm<T>)},                                                             \
         {"const_set_" #type, loop(candle::const_set<T>)}, {                                                               \
         "is_u32_" #type, loop(candle::index_select<T>)                                                                    \
     }

@@ -2,8 +2,7 @@
 // rules of a device as far as they are written down (work.h), with the kernels' own code (code.h). What this cannot show is a device's
 // arithmetic and speed, and that NVIDIA's rules are what is written here.
 //
-// One card of compute capability 8.0 with STAND_IN_CUDA_BYTES of memory (4 GiB). All streams of a thread are one. Whatever else is called
-// fails with error 999, and says its name.
+// One card of compute capability 8.0 with STAND_IN_CUDA_BYTES of memory (4 GiB). Whatever else is called fails with error 999, and says its name.
 
 #include "code.h"
 
@@ -34,7 +33,7 @@ Result cuCtxGetCurrent(void **context) { return *context = (void *)1, SUCCESS; }
 Result cuCtxSetCurrent(void *) { return SUCCESS; }
 Result cuCtxSynchronize() {
     LOCK;
-    TRY(mine().refuse("the device is waited for"));
+    TRY(refuse("the device is waited for"));
     run_all();
     return broken;
 }
@@ -47,22 +46,22 @@ Result cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
     LOCK;
     return *total = total_bytes(), *free_bytes = *total - live_bytes, SUCCESS;
 }
-Result cuMemAllocAsync(Address *address, size_t bytes, void *) {
+Result cuMemAllocAsync(Address *address, size_t bytes, void *stream) {
     LOCK;
     TRY(broken);
     *address = take(bytes);
     if (*address == 0) {
         return OUT_OF_MEMORY;
     }
-    if (Graph *graph = mine().recording.get()) {
+    if (Graph *graph = of(stream).recording.get()) {
         graph->memory.push_back(*address);
         graph->open.push_back(*address);
     }
     return SUCCESS;
 }
-Result cuMemFreeAsync(Address address, void *) {
+Result cuMemFreeAsync(Address address, void *handle) {
     LOCK;
-    Stream &stream = mine();
+    Stream &stream = of(handle);
     if (Graph *graph = stream.recording.get()) {
         if (std::erase(graph->open, address) == 0) {
             stream.is_invalid = true;
@@ -78,63 +77,81 @@ Result cuMemFreeAsync(Address address, void *) {
     return SUCCESS;
 }
 Result cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
-    TRY(mine().refuse("host memory is allocated"));
-    return (*memory = malloc(bytes)) ? SUCCESS : OUT_OF_MEMORY;
-}
-Result cuMemFreeHost(void *memory) { return free(memory), SUCCESS; }
-Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *) {
     LOCK;
-    TRY(mine().refuse("the host's memory is copied"));
-    const std::vector<char> staged((const char *)from, (const char *)from + bytes);
-    return mine().add([=] {
-        is_good(to, staged.size()) ? (void)memcpy((void *)to, staged.data(), staged.size()) : (void)breaks("a copy to what is not there");
+    TRY(refuse("host memory is allocated"));
+    if (!(*memory = malloc(bytes))) {
+        return OUT_OF_MEMORY;
+    }
+    memset(*memory, 0xff, bytes);
+    pinned[(Address)*memory] = bytes;
+    return SUCCESS;
+}
+Result cuMemFreeHost(void *memory) {
+    LOCK;
+    pinned.erase((Address)memory);
+    return free(memory), SUCCESS;
+}
+Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
+    LOCK;
+    TRY(refuse("the host's memory is copied"));
+    const bool is_late = is_pinned(from, bytes);
+    const std::vector<char> staged((const char *)from, (const char *)from + (is_late ? 0 : bytes));
+    return of(stream).add([=] {
+        is_good(to, bytes) ? (void)memcpy((void *)to, is_late ? from : staged.data(), bytes) : (void)breaks("a copy to what is not there");
     });
 }
-Result cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *) {
+Result cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
     LOCK;
-    TRY(mine().refuse("memory is copied to the host"));
-    // As from memory that is not pinned: when the call returns, it is there.
-    TRY(mine().add([=] { is_good(from, bytes) ? (void)memcpy(to, (void *)from, bytes) : (void)breaks("a copy from what is not there"); }));
-    mine().run();
+    TRY(refuse("memory is copied to the host"));
+    TRY(of(stream).add([=] { is_good(from, bytes) ? (void)memcpy(to, (void *)from, bytes) : (void)breaks("a copy from what is not there"); }));
+    // What is not pinned is there when the call returns.
+    if (!is_pinned(to, bytes)) {
+        of(stream).run();
+    }
     return broken;
 }
-Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *) {
+Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
     LOCK;
-    return mine().add([=] {
+    return of(stream).add([=] {
         is_good(to, bytes) && is_good(from, bytes) ? (void)memmove((void *)to, (void *)from, bytes)
                                                    : (void)breaks("a copy within what is not there");
     });
 }
-Result cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *) {
+Result cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
     LOCK;
-    return mine().add([=] { is_good(to, bytes) ? (void)memset((void *)to, value, bytes) : (void)breaks("zeros into what is not there"); });
+    return of(stream).add([=] { is_good(to, bytes) ? (void)memset((void *)to, value, bytes) : (void)breaks("zeros into what is not there"); });
 }
 
-Result cuStreamSynchronize(void *) {
+Result cuStreamCreate(void **stream, unsigned) { return *stream = new Stream, SUCCESS; }
+Result cuStreamDestroy_v2(void *stream) { return delete (Stream *)stream, SUCCESS; }
+Result cuStreamSynchronize(void *stream) {
     LOCK;
-    TRY(mine().refuse("a stream is waited for"));
-    mine().run();
+    TRY(refuse("a stream is waited for"));
+    of(stream).run();
     return broken;
 }
-Result cuStreamIsCapturing(void *, int *status) {
+Result cuStreamIsCapturing(void *handle, int *status) {
     LOCK;
-    return *status = mine().recording ? (mine().is_invalid ? 2 : 1) : 0, SUCCESS;
+    const Stream &stream = of(handle);
+    return *status = stream.recording ? (stream.is_invalid ? 2 : 1) : 0, SUCCESS;
 }
-Result cuStreamBeginCapture_v2(void *, int) {
+Result cuStreamBeginCapture_v2(void *handle, int) {
     LOCK;
-    TRY(mine().refuse("a recording begins"));
+    TRY(refuse("a recording begins"));
     TRY(broken);
-    mine().recording = std::make_unique<Graph>();
-    mine().is_invalid = false;
+    recorder = &of(handle);
+    recorder->recording = std::make_unique<Graph>();
+    recorder->is_invalid = false;
     return SUCCESS;
 }
-Result cuStreamEndCapture(void *, Graph **graph) {
+Result cuStreamEndCapture(void *handle, Graph **graph) {
     LOCK;
-    Stream &stream = mine();
+    Stream &stream = of(handle);
     *graph = nullptr;
-    if (!stream.recording) {
+    if (recorder != &stream) {
         return INVALID_VALUE;
     }
+    recorder = nullptr;
     std::unique_ptr<Graph> recorded = std::move(stream.recording);
     if (stream.is_invalid) {
         return CAPTURE_INVALIDATED;
@@ -144,16 +161,16 @@ Result cuStreamEndCapture(void *, Graph **graph) {
 }
 Result cuGraphInstantiateWithFlags(Graph **runs, Graph *graph, unsigned long long) { return *runs = graph, SUCCESS; }
 Result cuGraphUpload(Graph *, void *) { return SUCCESS; }
-Result cuGraphLaunch(Graph *graph, void *) {
+Result cuGraphLaunch(Graph *graph, void *stream) {
     LOCK;
-    TRY(mine().refuse("a graph is launched"));
+    TRY(refuse("a graph is launched"));
     if (graph->has_run && !graph->open.empty()) {
         say("a graph runs again whose memory was not freed");
         return INVALID_VALUE;
     }
     graph->has_run = true;
     const std::vector<Work> nodes = graph->nodes;
-    return mine().add([=] {
+    return of(stream).add([=] {
         for (const Work &node : nodes) {
             if (broken == SUCCESS) {
                 node();
@@ -168,14 +185,15 @@ Result cuGraphDestroy(Graph *graph) {
     return SUCCESS;
 }
 
-Result cuEventCreate(void **event, unsigned) { return *event = (void *)1, SUCCESS; }
-Result cuEventDestroy_v2(void *) { return SUCCESS; }
-Result cuEventRecord(void *, void *) { return SUCCESS; }
-Result cuEventSynchronize(void *) { return cuStreamSynchronize(nullptr); }
-Result cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
+// An event is the stream that it was recorded on: whoever waits for it waits for all that is there.
+Result cuEventCreate(void ***event, unsigned) { return *event = new void *(nullptr), SUCCESS; }
+Result cuEventDestroy_v2(void **event) { return delete event, SUCCESS; }
+Result cuEventRecord(void **event, void *stream) { return *event = stream, SUCCESS; }
+Result cuEventSynchronize(void **event) { return *event ? cuStreamSynchronize(*event) : SUCCESS; }
+Result cuStreamWaitEvent(void *, void **event, unsigned) { return cuEventSynchronize(event); }
 
 Result cuModuleLoadData(void **module, const void *) {
-    TRY(mine().refuse("code is loaded"));
+    TRY(refuse("code is loaded"));
     return *module = (void *)1, SUCCESS;
 }
 Result cuModuleUnload(void *) { return SUCCESS; }
@@ -189,20 +207,20 @@ Result cuModuleGetFunction(const Code **function, void *, const char *name) {
     return SUCCESS;
 }
 Result cuLaunchKernel(const Code *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                      unsigned block_z, unsigned, void *, void **arguments, void **) {
+                      unsigned block_z, unsigned, void *stream, void **arguments, void **) {
     LOCK;
     if (grid_x == 0 || grid_y == 0 || grid_z == 0 || grid_y > 65535 || grid_z > 65535 || block_x * block_y * block_z > 1024) {
         say("a grid of %u x %u x %u blocks of %u x %u x %u threads", grid_x, grid_y, grid_z, block_x, block_y, block_z);
         return INVALID_VALUE;
     }
-    return mine().add((*function)({grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, arguments));
+    return of(stream).add((*function)({grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, arguments));
 }
 
-// cuBLAS: products of matrices that lie column by column, summed in f64.
-int cublasCreate_v2(void **handle) { return *handle = (void *)1, 0; }
-int cublasDestroy_v2(void *) { return 0; }
-int cublasSetStream_v2(void *, void *) { return 0; }
-int cublasGemmStridedBatchedEx(void *, int transposes_a, int transposes_b, int m, int n, int k, const void *alpha, const void *a,
+// cuBLAS: products of matrices that lie column by column, summed in f64. A handle is its stream.
+int cublasCreate_v2(void ***handle) { return *handle = new void *(nullptr), 0; }
+int cublasDestroy_v2(void **handle) { return delete handle, 0; }
+int cublasSetStream_v2(void **handle, void *stream) { return *handle = stream, 0; }
+int cublasGemmStridedBatchedEx(void **handle, int transposes_a, int transposes_b, int m, int n, int k, const void *alpha, const void *a,
                                int type, int lda, long long stride_a, const void *b, int, int ldb, long long stride_b, const void *beta,
                                void *c, int, int ldc, long long stride_c, int batch, int, int) {
     LOCK;
@@ -226,7 +244,7 @@ int cublasGemmStridedBatchedEx(void *, int transposes_a, int transposes_b, int m
                 }
             }
         };
-        return mine().add(product) == SUCCESS ? 0 : 14;
+        return of(*handle).add(product) == SUCCESS ? 0 : 14;
     };
     switch (type) {
     case 0:
@@ -239,14 +257,14 @@ int cublasGemmStridedBatchedEx(void *, int transposes_a, int transposes_b, int m
     return say("a product of type %d", type), 15;
 }
 
-// cuRAND: nothing is drawn.
-int curandCreateGenerator(void **generator, int) { return *generator = (void *)1, 0; }
-int curandDestroyGenerator(void *) { return 0; }
+// cuRAND: nothing is drawn. A generator is its stream.
+int curandCreateGenerator(void ***generator, int) { return *generator = new void *(nullptr), 0; }
+int curandDestroyGenerator(void **generator) { return delete generator, 0; }
 int curandSetPseudoRandomGeneratorSeed(void *, unsigned long long) { return 0; }
-int curandSetStream(void *, void *) { return 0; }
-int curandGenerateUniform(void *, float *out, size_t count) {
+int curandSetStream(void **generator, void *stream) { return *generator = stream, 0; }
+int curandGenerateUniform(void **generator, float *out, size_t count) {
     LOCK;
-    return mine().add([=] { std::fill(out, out + count, 0.25f); }) == SUCCESS ? 0 : 201;
+    return of(*generator).add([=] { std::fill(out, out + count, 0.25f); }) == SUCCESS ? 0 : 201;
 }
 
 } // extern "C"

@@ -121,6 +121,18 @@ inline bool is_dead(Address address) {
     return !found->second.is_live && address < found->first + found->second.bytes;
 }
 
+// The host's memory that devices copy by themselves, which is only there when somebody has waited.
+inline std::map<Address, size_t> pinned;
+
+inline bool is_pinned(const void *memory, size_t bytes) {
+    auto found = pinned.upper_bound((Address)memory);
+    if (found == pinned.begin()) {
+        return false;
+    }
+    --found;
+    return (Address)memory + bytes <= found->first + found->second;
+}
+
 struct Graph {
     std::vector<Work> nodes;
     std::vector<Address> memory; // What was allocated while it was recorded; it goes with the graph.
@@ -134,14 +146,30 @@ struct Graph {
     }
 };
 
-// A thread's stream.
+struct Stream;
+
+// What this thread records.
+inline thread_local Stream *recorder = nullptr;
+
+// Every stream that there is, and what those left that are gone.
+inline std::vector<Stream *> streams;
+inline std::vector<Work> left;
+
 struct Stream {
     std::vector<Work> waiting;
     std::unique_ptr<Graph> recording;
     bool is_invalid = false;
 
-    Stream();
-    ~Stream();
+    Stream() {
+        const std::lock_guard lock(whole);
+        streams.push_back(this);
+    }
+
+    ~Stream() {
+        const std::lock_guard lock(whole);
+        left.insert(left.end(), waiting.begin(), waiting.end());
+        std::erase(streams, this);
+    }
 
     void run() {
         std::vector<Work> now;
@@ -160,36 +188,22 @@ struct Stream {
         (recording ? recording->nodes : waiting).push_back(std::move(work));
         return SUCCESS;
     }
-
-    // What must not be called while this thread records.
-    Result refuse(const char *what) {
-        if (!recording) {
-            return SUCCESS;
-        }
-        say("%s while a graph is recorded", what);
-        is_invalid = true;
-        return CAPTURE_UNSUPPORTED;
-    }
 };
 
-inline std::vector<Stream *> streams;
-// What a thread left that ended.
-inline std::vector<Work> left;
-
-inline Stream::Stream() {
-    const std::lock_guard lock(whole);
-    streams.push_back(this);
+// By what a program calls it. The one of a thread has a number of its own, and so has the one of old, which is not given to anybody here.
+inline Stream &of(void *handle) {
+    thread_local Stream mine;
+    return handle == (void *)2 ? mine : *(Stream *)handle;
 }
 
-inline Stream::~Stream() {
-    const std::lock_guard lock(whole);
-    left.insert(left.end(), waiting.begin(), waiting.end());
-    std::erase(streams, this);
-}
-
-inline Stream &mine() {
-    thread_local Stream stream;
-    return stream;
+// What must not be called while this thread records.
+inline Result refuse(const char *what) {
+    if (!recorder) {
+        return SUCCESS;
+    }
+    say("%s while a graph is recorded", what);
+    recorder->is_invalid = true;
+    return CAPTURE_UNSUPPORTED;
 }
 
 inline void run_all() {

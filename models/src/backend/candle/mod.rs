@@ -17,6 +17,9 @@ mod ops_metal;
 mod ops_plain;
 #[cfg(any(feature = "metal", test))]
 mod ops_trial;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "a copy goes on behind the call that asks for it; see the SAFETY notes")]
+mod pipe_cuda;
 
 pub(crate) use decoder::{load as load_text, need as text_need};
 
@@ -25,6 +28,8 @@ pub(crate) use encoder::try_device;
 
 use super::{bound_tokens, check_tokens, pool};
 use crate::arch::{self, Weights};
+#[cfg(feature = "cuda")]
+use crate::engine::Side;
 use crate::engine::{Device, Engine, Error, Info, Item, Output, TensorSpec};
 use crate::load::checkpoint::Checkpoint;
 use crate::load::{self, Source};
@@ -48,6 +53,8 @@ struct Candle {
     info: Info,
     device: candle::Device,
     pool: Arc<ThreadPool>,
+    #[cfg(feature = "cuda")]
+    pipe: Option<pipe_cuda::Pipe>,
 }
 
 /// Loads a model's safetensors.
@@ -84,16 +91,22 @@ pub(crate) fn load(source: Source<'_>) -> Result<Box<dyn Engine>, load::Error> {
     finish(&device, options.device)?;
     let stored: u64 = checkpoint.names().filter_map(|n| checkpoint.tensor(n)).map(|t| elements(t.shape)).sum();
     let info = info(&model, source, stored * dtype.size_in_bytes() as u64, dtype);
-    Ok(Box::new(Candle { model, info, device, pool }))
+    Ok(Box::new(Candle {
+        model,
+        info,
+        #[cfg(feature = "cuda")]
+        pipe: device.is_cuda().then(pipe_cuda::Pipe::default),
+        device,
+        pool,
+    }))
 }
 
-/// Runs work where its device wants it: a CPU's on the pool's threads, a GPU's on this one. A thread has a stream of its own on a CUDA device,
-/// and what two streams are asked is in no order: from step to step a model has to be on one thread.
+/// Runs work where its device wants it: a CPU's on the pool's threads, a GPU's on this one, which has nothing to share out.
 pub(super) fn on<R: Send>(device: &candle::Device, pool: &ThreadPool, work: impl FnOnce() -> R + Send) -> R {
     if device.is_cpu() { pool.install(work) } else { work() }
 }
 
-/// Waits until all is done that this thread has asked of a device: what is loaded here runs on another.
+/// Waits until all is done that was asked of a device: what memory it takes is known then.
 fn finish(device: &candle::Device, named: Device) -> Result<(), load::Error> {
     device.synchronize().map_err(|e| load::Error::Device { device: named, detail: e.to_string() })
 }
@@ -172,13 +185,15 @@ pub(super) fn open(device: Device) -> Result<candle::Device, load::Error> {
     let refuse = |detail: String| load::Error::Device { device, detail };
     match device {
         Device::Cpu => Ok(candle::Device::Cpu),
-        Device::Cuda(_) if !cfg!(feature = "cuda") => {
-            Err(refuse("this build has no CUDA: use the CUDA binary or the CUDA container image".into()))
-        }
         Device::Metal(_) if !cfg!(feature = "metal") => {
             Err(refuse("this build has no Metal: use the macOS binary, or build with --features metal".into()))
         }
-        Device::Cuda(ordinal) => candle::Device::new_cuda(ordinal).map_err(|e| refuse(e.to_string())),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(ordinal) => ops_cuda::open(ordinal).map_err(|e| refuse(e.to_string())),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => {
+            Err(refuse("this build has no CUDA: use the CUDA binary or the CUDA container image".into()))
+        }
         Device::Metal(ordinal) => candle::Device::new_metal(ordinal).map_err(|e| refuse(e.to_string())),
     }
 }
@@ -190,22 +205,51 @@ impl Engine for Candle {
 
     fn run(&mut self, items: &[Item]) -> Result<Vec<Output>, Error> {
         match &self.model {
-            Model::Encoder(encoder) => {
-                let bounds = &encoder.description.bounds;
-                let sequences = items.iter().map(|item| check_tokens(bounds, item)).collect::<Result<Vec<_>, _>>()?;
-                let vectors = on(&self.device, &self.pool, || encoder.run(&sequences));
-                let vectors = vectors.map_err(|e| failed(self.info.device, &e))?;
-                Ok(vectors.into_iter().map(Output::Vector).collect())
-            }
+            Model::Encoder(encoder) => self.answer(encoder, items),
             Model::Rows(rows) => {
                 let inputs = items.iter().map(|item| self.check_rows(item)).collect::<Result<_, _>>()?;
                 on(&self.device, &self.pool, || self.run_rows(&**rows, inputs))
             }
         }
     }
+
+    #[cfg(feature = "cuda")]
+    fn sides(&self) -> usize {
+        if self.pipe.is_some() && matches!(self.model, Model::Encoder(_)) { pipe_cuda::SIDES } else { 1 }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn run_sides(&mut self, work: &(dyn Fn(Side<'_>) + Sync)) {
+        let (sides, Model::Encoder(encoder)) = (self.sides(), &self.model) else {
+            return work(&mut |items| self.run(items));
+        };
+        let engine = &*self;
+        std::thread::scope(|scope| {
+            for _ in 1..sides {
+                scope.spawn(|| work(&mut |items| engine.answer(encoder, items)));
+            }
+            work(&mut |items| engine.answer(encoder, items));
+        });
+    }
 }
 
 impl Candle {
+    /// One vector per sequence of tokens.
+    fn answer(&self, encoder: &Encoder, items: &[Item]) -> Result<Vec<Output>, Error> {
+        let bounds = &encoder.description.bounds;
+        let sequences = items.iter().map(|item| check_tokens(bounds, item)).collect::<Result<Vec<_>, _>>()?;
+        let vectors = on(&self.device, &self.pool, || encoder.run(&sequences, |launch| self.read(launch)));
+        Ok(vectors.map_err(|e| failed(self.info.device, &e))?.into_iter().map(Output::Vector).collect())
+    }
+
+    fn read(&self, launch: &dyn Fn() -> candle::Result<candle::Tensor>) -> candle::Result<Vec<Vec<f32>>> {
+        #[cfg(feature = "cuda")]
+        if let Some(pipe) = &self.pipe {
+            return pipe.run(launch);
+        }
+        launch()?.to_vec2()
+    }
+
     fn check_rows<'a>(&self, item: &'a Item) -> Result<&'a Tensor, Error> {
         let spec = &self.info.inputs[0];
         match item {

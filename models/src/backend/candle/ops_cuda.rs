@@ -1,15 +1,23 @@
 //! Launches the CUDA code of `kernels` on Candle's storage: checked operands come in, a new storage goes out or one is changed.
-//! Every launch is as the head of the op's `cuda.cu` says. Never a synchronisation: all is in the order of Candle's one stream.
+//! Every launch is as the head of the op's `cuda.cu` says. Never a synchronisation: all is in the order of a device's one stream.
 
 use super::ops::{AttentionOp, GeluOp, GluOp, NormOp, Op, PoolOp, RotaryOp};
 use crate::arch::encoder::NormKind;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
-use candle_core::{CudaStorage, DType, Layout, Result, Storage, Tensor};
+use candle_core::{CudaStorage, DType, Device, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
 use kernels::launch::cuda::MODULES;
 use kernels::pool::Kind;
+
+/// A device with a stream of its own, on which all is done that is asked of it, whichever thread asks.
+pub(super) fn open(ordinal: usize) -> Result<Device> {
+    let device = CudaDevice::new_with_stream(ordinal)?;
+    // SAFETY: there is one stream, whose order is that of the calls, and tensors are never used with another device's.
+    unsafe { device.disable_event_tracking() };
+    Ok(Device::Cuda(device))
+}
 
 /// Blocks in a grid's second dimension at most.
 const GRID_Y_MAX: usize = 65_535;

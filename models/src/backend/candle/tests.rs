@@ -66,7 +66,14 @@ fn encoder(folder: &Path, dtype: candle::DType, pooling: Pooling) -> Candle {
     let model = Model::Encoder(Box::new(encoder));
     let source = Source { manifest: &manifest, folder, config: &config, options: &options };
     let info = info(&model, source, 0, dtype);
-    Candle { model, info, device: candle::Device::Cpu, pool: pool(2).unwrap() }
+    Candle {
+        model,
+        info,
+        device: candle::Device::Cpu,
+        pool: pool(2).unwrap(),
+        #[cfg(feature = "cuda")]
+        pipe: None,
+    }
 }
 
 fn item(ids: &[u32]) -> Item {

@@ -35,6 +35,8 @@ fn close(found: &Tensor, wanted: &Tensor, what: &str) {
     let tolerance = match found.dtype() {
         DType::F16 => 0.01,
         DType::BF16 => 0.06,
+        // Sums of up to 256 products, in another order.
+        _ if found.device().is_cuda() => 5e-5,
         _ => 1e-5,
     };
     assert_eq!(found.dims(), wanted.dims());

@@ -167,8 +167,12 @@ impl Encoder {
         })
     }
 
-    /// One vector per sequence. They have been checked against the encoder's bounds.
-    pub(super) fn run(&self, sequences: &[&Tokens]) -> Result<Vec<Vec<f32>>> {
+    /// One vector per sequence. They have been checked against the encoder's bounds. `read` launches what makes rows of them, and reads these.
+    pub(super) fn run(
+        &self,
+        sequences: &[&Tokens],
+        read: impl Fn(&dyn Fn() -> Result<Tensor>) -> Result<Vec<Vec<f32>>>,
+    ) -> Result<Vec<Vec<f32>>> {
         let mut vectors = Vec::with_capacity(sequences.len());
         let mut rest = sequences;
         while !rest.is_empty() {
@@ -179,7 +183,7 @@ impl Encoder {
             });
             // A sequence that is longer than all that goes alone.
             let (now, later) = rest.split_at(fits.count().max(1));
-            vectors.extend(self.forward(now)?.to_vec2::<f32>()?);
+            vectors.extend(read(&|| self.forward(now))?);
             rest = later;
         }
         Ok(vectors)
