@@ -65,7 +65,7 @@ pub const OPS: &[Op] = &[
     Op { name: "attention", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "attention_paged", backends: &["cpu", "simd", "cuda"] },
     Op { name: "dot", backends: &["cpu", "simd"] },
-    Op { name: "embed", backends: &["cpu", "simd"] },
+    Op { name: "embed", backends: &["cpu", "simd", "cuda"] },
     Op { name: "gelu", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "glu", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },
     Op { name: "layer_norm", backends: &["cpu", "simd", "cuda", "metal", "wgsl"] },

@@ -94,6 +94,11 @@ fn glu_agrees_with_the_oracle() {
 }
 
 #[test]
+fn embed_agrees_with_the_oracle() {
+    CUDA.embed();
+}
+
+#[test]
 fn layer_norm_agrees_with_the_oracle() {
     CUDA.layer_norm();
 }

@@ -71,6 +71,7 @@ pub const MODULES: &[Module] = &[
         "prefill_bf16_128", "decode_bf16_128_1", "decode_bf16_128_4", "decode_bf16_128_8",
         "prefill_bf16_256", "decode_bf16_256_1", "decode_bf16_256_4", "decode_bf16_256_8"
     ),
+    module!("embed", "f32", "f16", "bf16"),
     module!("gelu", "f32", "f16", "bf16"),
     module!("glu", "f32", "f16", "bf16"),
     module!("layer_norm", "f32", "f16", "bf16"),

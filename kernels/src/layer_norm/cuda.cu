@@ -10,7 +10,7 @@
 //
 // A row is read three times; the second and third time it is in the L1 cache (4 rows of 1024 f32 are 16 KiB).
 
-#include "../launch/numbers.cuh"
+#include "row.cuh"
 
 // x + residual, rounded to T as when the two steps are apart.
 template <typename T>
@@ -35,28 +35,7 @@ static __device__ __forceinline__ void layer_norm(const T *x, const T *residual,
         residual += begin;
     }
 
-    float sum = 0.0f;
-    for (unsigned i = threadIdx.x; i < dim; i += 32) {
-        sum += summand(x, residual, i);
-    }
-    const float centre = warp_sum(sum) / (float)dim;
-
-    float first = 0.0f, second = 0.0f;
-    for (unsigned i = threadIdx.x; i < dim; i += 32) {
-        const float deviation = summand(x, residual, i) - centre;
-        first += deviation;
-        second = fmaf(deviation, deviation, second);
-    }
-    // What rounding left out of the centre; see simd.rs.
-    const float rest = warp_sum(first) / (float)dim;
-    float var = warp_sum(second) / (float)dim - rest * rest;
-    var = var < 0.0f ? 0.0f : var;
-    const float inverse = 1.0f / sqrtf(var + eps);
-
-    for (unsigned i = threadIdx.x; i < dim; i += 32) {
-        const float normal = (summand(x, residual, i) - centre - rest) * inverse;
-        from_float(fmaf(normal, to_float(weight[i]), to_float(bias[i])), &out[i]);
-    }
+    normalise_row([&](unsigned i) { return summand(x, residual, i); }, weight, bias, out, eps, dim);
 }
 
 extern "C" __global__ void layer_norm_f32(const float *x, const float *residual, const float *weight, const float *bias,

@@ -4,6 +4,7 @@
 
 #include "../../src/launch/flash.cuh"
 #include "../../src/launch/numbers.cuh"
+#include "../../src/layer_norm/row.cuh"
 #ifndef CUDA_ON_THE_CPU
 #include "device.h" // Built by nvcc, it runs them on a GPU.
 #endif
@@ -15,6 +16,9 @@ namespace attention_source {
 }
 namespace attention_paged_source {
 #include "../../src/attention_paged/cuda.cu"
+}
+namespace embed_source {
+#include "../../src/embed/cuda.cu"
 }
 namespace gelu_source {
 #include "../../src/gelu/cuda.cu"
@@ -196,6 +200,26 @@ template <typename T, auto kernel> static void layer_norm() {
     write(out);
 }
 
+// rows, dim, how many tables, rows of each, whether it is normalised, which rows of each table; tables, weight, bias
+template <typename T, auto kernel> static void embed() {
+    const unsigned rows = numbers[0], dim = numbers[1], count = numbers[2], height = numbers[3];
+    std::vector<T> tables[3];
+    std::vector<unsigned> of[3];
+    for (unsigned i = 0; i < count; i++) {
+        tables[i] = read<T>((size_t)height * dim);
+        of[i].assign(numbers.begin() + 5 + i * rows, numbers.begin() + 5 + (i + 1) * rows);
+    }
+    const auto weight = read<T>(numbers[4] ? dim : 0), bias = read<T>(numbers[4] ? dim : 0);
+    std::vector<T> out((size_t)rows * dim, T(7.0f));
+    const auto table = [&](unsigned i) { return i < count ? tables[i].data() : nullptr; };
+    const auto which = [&](unsigned i) { return i < count ? of[i].data() : nullptr; };
+    run_grid({(rows + 3) / 4, 1, 1}, {32, 4, 1}, [&] {
+        LAUNCH(kernel)(table(0), table(1), table(2), which(0), which(1), which(2), numbers[4] ? weight.data() : nullptr,
+                       numbers[4] ? bias.data() : nullptr, out.data(), scalar, rows, dim);
+    });
+    write(out);
+}
+
 // dim, kind, whether to normalise, cu_seqlens; x
 template <typename T, auto kernel> static void pool() {
     const unsigned dim = numbers[0];
@@ -291,7 +315,7 @@ int main(int count, char **arguments) {
                    {"attention_paged_keep_f32", keep<float, attention_paged_source::attention_paged_keep_f32>},
                    {"attention_paged_keep_f16", keep<__half, attention_paged_source::attention_paged_keep_f16>},
                    {"attention_paged_keep_bf16", keep<__nv_bfloat16, attention_paged_source::attention_paged_keep_bf16>},
-                   ON_EVERY_TYPE(gelu),
+                   ON_EVERY_TYPE(embed), ON_EVERY_TYPE(gelu),
                    ON_EVERY_TYPE(glu), ON_EVERY_TYPE(layer_norm), ON_EVERY_TYPE(pool), ON_EVERY_TYPE(rms_norm),
                    ON_EVERY_TYPE(rotary), {"sample_f32", sample}});
 }

@@ -127,6 +127,39 @@ impl Backend {
         }
     }
 
+    /// Scalar: eps. Numbers: tokens, dim, how many tables, rows of each, whether it is normalised, which rows of each. Arrays: tables, weight and bias.
+    /// Gives the sums.
+    pub(crate) fn embed(&self) {
+        for (tokens, dim, terms, normed) in
+            [(1, 1, 1, false), (5, 31, 3, true), (6, 385, 2, true), (9, 40, 1, true), (7, 64, 3, false)]
+        {
+            let rows = 4;
+            self.on_every_type_and_fill("embed", rows * dim, |of, first| {
+                let others: Vec<Vec<f32>> =
+                    (1..terms).map(|seed| of.rounded(&normal(seed as u64, rows * dim))).collect();
+                let tables: Vec<&[f32]> = std::iter::once(first).chain(others.iter().map(Vec::as_slice)).collect();
+                let indices = |term: usize| (0..tokens).map(move |token| (token * (term + 2) + 1) % rows);
+                let (weight, bias) = (of.rounded(&weight(dim)), of.rounded(&normal(4, dim)));
+                let mut numbers = vec![tokens, dim, terms, rows, usize::from(normed)];
+                numbers.extend((0..terms).flat_map(indices));
+                let mut arrays = tables.clone();
+                arrays.extend(normed.then_some([weight.as_slice(), &bias]).into_iter().flatten());
+                let found = (self.run)(&format!("embed_{}", of.ending), EPS, &numbers, &arrays)?;
+                // One table after the other, each sum rounded.
+                let taken = |term: usize| -> Vec<f32> {
+                    indices(term).flat_map(|row| tables[term][row * dim..(row + 1) * dim].to_vec()).collect()
+                };
+                let sum = (1..terms).fold(taken(0), |sum, term| sums(of, &sum, &taken(term)));
+                let mut expected = sum.clone();
+                if normed {
+                    let params = layer_norm::Params { weight: &weight, bias: &bias, eps: EPS };
+                    layer_norm::cpu::layer_norm(&sum, None, &params, &mut expected).unwrap();
+                }
+                Some((found, expected, of.tolerance))
+            });
+        }
+    }
+
     /// Scalar: eps. Numbers: rows, dim, whether there is a residual. Arrays: x, residual, weight. Gives the result, and with a residual the
     /// sums behind it.
     pub(crate) fn rms_norm(&self) {

@@ -3,10 +3,11 @@
 
 use crate::support::On;
 use crate::support::{assert_close, data, is_there, json, numbers, options};
-use models::engine::{Device, Error, Generator};
+use models::engine::{Choose, Device, Error, Generator, NoChoice, Rows};
 use models::generate::{Part, Plan};
 use models::load::{Options, load_generator, load_language, text_need};
 use models::manifest::{File, Manifest, Quantization, Task};
+use models::task::generate::sampling::{Sampler, Sampling, Scratch};
 use std::path::Path;
 
 /// f32 against f64 through two to six layers, as a share of the largest logit; the largest differences seen are a tenth of it.
@@ -283,6 +284,91 @@ fn a_step_without_a_token_to_be_chosen_fills_the_cache() {
         let found = step(&mut *engine, &[text.part(1)]).remove(0);
         assert_same(&*engine, &found, &want, &format!("{on:?}"));
     }
+}
+
+/// Chooses by what each text asks, here or where the logits are.
+struct Choosing {
+    samplers: Vec<Sampler>,
+    /// Whose tokens are chosen where the logits are, if that can be.
+    is_asked: fn(usize) -> bool,
+    allowed: Vec<u32>,
+    chosen: Vec<(usize, u32)>,
+}
+
+const POSITION: usize = 3;
+
+impl Choose for Choosing {
+    fn ask(&mut self, at: usize, rows: &mut Rows) -> bool {
+        let allowed = (at % 2 == 1).then_some(self.allowed.as_slice());
+        (self.is_asked)(at) && self.samplers[at].ask(allowed, POSITION, rows)
+    }
+
+    fn chosen(&mut self, at: usize, token: Result<u32, NoChoice>) {
+        self.chosen.push((at, self.samplers[at].accept(token.unwrap()).token));
+    }
+
+    fn logits(&mut self, at: usize, logits: &mut [f32]) {
+        let allowed = (at % 2 == 1).then_some(self.allowed.as_slice());
+        let choice = self.samplers[at].choose(logits, allowed, POSITION, &mut Scratch::new()).unwrap();
+        self.chosen.push((at, choice.token));
+    }
+}
+
+#[test]
+fn tokens_are_the_same_wherever_they_are_chosen() {
+    for on in writers() {
+        let mut engine = load("smollm2", on);
+        let vocabulary = engine.info().vocabulary;
+        let off = Sampling::default;
+        let samplings = [
+            Sampling { temperature: 0.0, ..off() },
+            Sampling { temperature: 1.7, seed: 1 << 40, ..off() },
+            Sampling { top_k: 9, top_p: 0.8, seed: 3, ..off() },
+            Sampling { repetition_penalty: 1.5, frequency_penalty: 1.0, seed: 4, ..off() },
+            Sampling { bias: vec![(2, 50.0), (3, 49.0)], logprobs: Some(1), ..off() },
+            Sampling { min_p: 0.2, typical_p: 0.6, seed: 9, ..off() },
+        ];
+        let prompts: Vec<[u32; POSITION]> = (0..samplings.len() as u32).map(|n| [n + 1, 2 * n + 1, 3]).collect();
+        let mut write = |is_asked: fn(usize) -> bool| {
+            let mut plan = Plan::default();
+            let blocks: Vec<[u32; 1]> = (0..samplings.len() as u32).map(|n| [n]).collect();
+            for (n, tokens) in prompts.iter().enumerate() {
+                plan.push(Part { sequence: n as u64, tokens, position: 0, blocks: &blocks[n], is_sampled: true });
+            }
+            let samplers = samplings.iter().zip(&prompts).map(|(of, prompt)| Sampler::new(of.clone(), prompt, &[5, 5]));
+            let allowed = vec![0xaaaa_aaaa; vocabulary.div_ceil(32)];
+            let mut choosing = Choosing { samplers: samplers.collect(), is_asked, allowed, chosen: vec![] };
+            engine.step_and_choose(&plan, &mut choosing).unwrap();
+            choosing.chosen.sort_unstable();
+            choosing.chosen
+        };
+        let here = write(|_| false);
+        assert_eq!(here.len(), 6);
+        assert_eq!(write(|_| true), here, "{on:?}");
+        assert_eq!(write(|at| at % 3 == 1), here, "{on:?}, some here and some there");
+    }
+}
+
+#[test]
+fn what_a_model_took_of_a_cuda_device_is_given_back() {
+    if !is_there(On::Cuda) {
+        return;
+    }
+    let free = || models::backend::cuda::free_bytes(Device::Cuda(0)).unwrap();
+    let mut free_after = vec![];
+    for _ in 0..6 {
+        let mut engine = load("llama", On::Cuda);
+        let before = free();
+        let mut text = Text::new(&*engine, &[5, 6, 7, 8], 0);
+        step(&mut *engine, &[text.part(3)]);
+        step(&mut *engine, &[text.part(1)]);
+        drop(engine);
+        assert!(free() > before);
+        free_after.push(free());
+    }
+    // The first may bring what stays.
+    let (most, least) = (free_after[1..].iter().max().unwrap(), free_after[1..].iter().min().unwrap());
+    assert!(most - least <= most / 200, "{free_after:?}");
 }
 
 #[test]

@@ -27,6 +27,28 @@ pub(super) fn is_fused(x: &Tensor) -> bool {
     x.is_contiguous() && types.contains(&x.dtype())
 }
 
+/// Rows of up to three tables added up, one sum a token, normalised where there is a norm.
+///
+/// # Shapes
+/// Tables: `[any, h]`, contiguous, of one type; their rows: `[t]` in u32; gives `[t, h]`.
+pub(super) fn embed(terms: &[(&Tensor, Tensor)], of: Option<&Norm>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let [(first, rows), ..] = terms
+        && first.device().is_cuda()
+        && terms.iter().all(|(table, _)| is_fused(table))
+        && terms.len() <= 3
+        && of.is_none_or(|of| of.kind == NormKind::Layer)
+    {
+        return first.apply_op1_no_bwd(&super::ops_cuda::EmbedOp { terms, tokens: rows.elem_count(), norm: of });
+    }
+    let taken = terms.iter().map(|(table, rows)| table.index_select(rows, 0));
+    let Some(sum) = taken.reduce(|sum, rows| sum? + rows?) else { candle_core::bail!("embed: there is no table") };
+    match of {
+        Some(of) => norm(&sum?, None, of),
+        None => sum,
+    }
+}
+
 /// `norm(x + residual)` over the last dimension.
 ///
 /// # Shapes

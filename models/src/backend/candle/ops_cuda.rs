@@ -1,15 +1,17 @@
 //! Launches the CUDA code of `kernels` on Candle's storage: checked operands come in, a new storage goes out or one is changed.
 //! Every launch is as the head of the op's `cuda.cu` says. Never a synchronisation: all is in the order of a device's one stream.
 
+use super::encoder::Norm;
 use super::ops::{AttentionOp, GeluOp, GluOp, NormOp, Op, PoolOp, RotaryOp};
 use crate::arch::encoder::NormKind;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
-use candle_core::{CudaStorage, DType, Device, Layout, Result, Storage, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 use kernels::launch::cuda::MODULES;
 use kernels::pool::Kind;
+use std::ops::Deref;
 
 /// A device with a stream of its own, on which all is done that is asked of it, whichever thread asks.
 pub(super) fn open(ordinal: usize) -> Result<Device> {
@@ -100,6 +102,19 @@ pub(super) fn with_view<T: CudaDType, R>(
     run(&slice_of(storage.as_cuda_slice::<T>()?, layout)?)
 }
 
+/// Calls a function with the type of a storage as `T`.
+macro_rules! with_type {
+    ($storage:expr, $function:ident($($argument:expr),*)) => {
+        match $storage.dtype() {
+            DType::F32 => $function::<f32>($($argument),*),
+            DType::F16 => $function::<f16>($($argument),*),
+            DType::BF16 => $function::<bf16>($($argument),*),
+            other => candle_core::bail!("{}: there is no CUDA code for {other:?}", stringify!($function)),
+        }
+    };
+}
+pub(super) use with_type;
+
 /// A pointer that may be null.
 macro_rules! optional {
     ($builder:ident, $view:expr, $null:expr) => {
@@ -138,6 +153,67 @@ pub(super) fn count(number: usize) -> Result<u32> {
 fn by_columns(rows: usize, columns: usize) -> Result<LaunchConfig> {
     let grid_dim = (count(columns.div_ceil(256))?, count(rows.min(GRID_Y_MAX))?, 1);
     Ok(LaunchConfig { grid_dim, block_dim: (256, 1, 1), shared_mem_bytes: 0 })
+}
+
+/// See [`super::ops::embed`]. Applied to the first table.
+pub(super) struct EmbedOp<'a> {
+    pub(super) terms: &'a [(&'a Tensor, Tensor)],
+    pub(super) tokens: usize,
+    pub(super) norm: Option<&'a Norm>,
+}
+
+impl CustomOp1 for EmbedOp<'_> {
+    fn name(&self) -> &'static str {
+        "embed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        candle_core::bail!("embed: on the CPU tables are taken one after the other")
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let width = layout.shape().dims2()?.1;
+        let out = Out { device: &storage.device, rows: self.tokens, width };
+        Ok((with_type!(storage, embed(self, out))?, (self.tokens, width).into()))
+    }
+}
+
+fn embed<T: Element>(op: &EmbedOp<'_>, out: Out<'_>) -> Result<CudaStorage> {
+    let mut memory = out.memory::<T>()?;
+    // Locked as long as their memory is lent.
+    let tables: Vec<_> = op.terms.iter().map(|(table, _)| table.storage_and_layout()).collect();
+    let rows: Vec<_> = op.terms.iter().map(|(_, rows)| rows.storage_and_layout()).collect();
+    let norms: Vec<_> =
+        op.norm.iter().flat_map(|norm| [&norm.weight, &norm.bias]).map(Tensor::storage_and_layout).collect();
+    let tables = tables.iter().map(|of| lent::<T>(of)).collect::<Result<Vec<_>>>()?;
+    let rows = rows.iter().map(|of| lent::<u32>(of)).collect::<Result<Vec<_>>>()?;
+    let norms = norms.iter().map(|of| lent::<T>(of)).collect::<Result<Vec<_>>>()?;
+    let function = function!(out.device, "embed", "embed_{}", T::NAME);
+    let (row_count, dim, null) = (count(out.rows)?, count(out.width)?, 0_u64);
+    let epsilon = op.norm.map_or(0.0, |norm| norm.epsilon);
+    let mut builder = function.builder();
+    for place in 0..3 {
+        optional!(builder, tables.get(place), &null);
+    }
+    for place in 0..3 {
+        optional!(builder, rows.get(place), &null);
+    }
+    for place in 0..2 {
+        optional!(builder, norms.get(place), &null);
+    }
+    builder.arg(&mut memory).arg(&epsilon).arg(&row_count).arg(&dim);
+    let config =
+        LaunchConfig { grid_dim: (count(out.rows.div_ceil(4))?, 1, 1), block_dim: (32, 4, 1), shared_mem_bytes: 0 };
+    // SAFETY: the arguments are those of the function's head; there is a row of each table for every token, and whoever made the batch has
+    // held them against the tables.
+    unsafe { builder.launch(config) }.w()?;
+    Ok(out.storage(memory))
+}
+
+/// The memory of a tensor that is locked.
+fn lent<'a, T: CudaDType>((storage, layout): &'a (impl Deref<Target = Storage>, &Layout)) -> Result<CudaView<'a, T>> {
+    let Storage::Cuda(storage) = &**storage else { candle_core::bail!("an operand is not on the CUDA device") };
+    slice_of(storage.as_cuda_slice::<T>()?, layout)
 }
 
 /// See [`super::ops::norm`].
@@ -258,19 +334,6 @@ pub(super) fn pool<T: Element>(op: &PoolOp<'_>, x: &View<'_, T>, width: usize, o
     })?;
     Ok(out.storage(memory))
 }
-
-/// Calls a function with the type of a storage as `T`.
-macro_rules! with_type {
-    ($storage:expr, $function:ident($($argument:expr),*)) => {
-        match $storage.dtype() {
-            DType::F32 => $function::<f32>($($argument),*),
-            DType::F16 => $function::<f16>($($argument),*),
-            DType::BF16 => $function::<bf16>($($argument),*),
-            other => candle_core::bail!("{}: there is no CUDA code for {other:?}", stringify!($function)),
-        }
-    };
-}
-pub(super) use with_type;
 
 /// See [`super::ops::gelu`].
 pub(super) fn gelu(op: &GeluOp<'_>, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {

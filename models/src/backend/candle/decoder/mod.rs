@@ -61,6 +61,10 @@ struct Writer {
 /// # Errors
 /// When the device is not there, the weights do not fit the configuration, or the cache has no room for one block.
 pub(crate) fn load(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Result<Box<dyn Generator>, load::Error> {
+    Ok(Box::new(writer(source, decode, cache_bytes)?))
+}
+
+fn writer(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Result<Writer, load::Error> {
     let Source { manifest, options, .. } = source;
     let refused = |detail: String| load::Error::Backend { backend: "candle", model: manifest.id(), detail };
     let device = open(options.device)?;
@@ -103,7 +107,7 @@ pub(crate) fn load(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Resu
         blocks,
         block_bytes,
     };
-    Ok(Box::new(Writer {
+    Ok(Writer {
         #[cfg(feature = "cuda")]
         graphs: (ops::is_on_cuda(&decoder.heads) && device.is_cuda() && !is_in_blocks(&checkpoint))
             .then(|| graphs::Graphs::new(&device, blocks as u32)),
@@ -113,7 +117,7 @@ pub(crate) fn load(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Resu
         device,
         pool,
         info,
-    }))
+    })
 }
 
 /// Blocks of the cache that no text has: on CUDA devices rows without a text write there.

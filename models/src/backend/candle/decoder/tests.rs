@@ -157,6 +157,53 @@ fn sums_and_their_norms_agree() {
     }
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn steps_of_single_tokens_are_replayed_and_give_what_their_launches_give() {
+    use crate::engine::Generator as _;
+    use crate::load::{Options, Source};
+
+    if crate::backend::cuda::count().is_ok_and(|count| count > 0) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/decoder/smollm2");
+        let config = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let mut manifest = crate::backend::fake::manifest_for("decoder", crate::manifest::Task::Generate);
+        let path = "model.safetensors".to_owned();
+        manifest.files = vec![crate::manifest::File { path, sha256: String::new(), bytes: 0 }];
+        let options = Options { device: Where::Cuda(0), ..Options::default() };
+        let decode = crate::arch::llama::ARCHITECTURE.decode.unwrap();
+        let source = || Source { manifest: &manifest, folder: &folder, config: &config, options: &options };
+        let [mut replaying, mut launching] = [(); 2].map(|()| super::writer(source(), decode, 4 << 20).unwrap());
+        launching.graphs = None;
+        // Rows come and go, and texts outgrow the shortest length for which attention is laid out.
+        let mut done = [0; 3];
+        for (round, parts) in [&[0, 1, 2][..], &[0, 1, 2], &[1, 2], &[2], &[2, 0], &[0, 1, 2]].iter().enumerate() {
+            let mut plan = Plan::default();
+            let tables = [0, 1, 2].map(|text| table(text, 64));
+            for &text in *parts {
+                let tokens = [(7 * round + text) as u32];
+                let (position, blocks) = (done[text], &tables[text][..done[text] / 16 + 1]);
+                plan.push(Part { sequence: text as u64, tokens: &tokens, position, blocks, is_sampled: true });
+                done[text] += 1;
+            }
+            let logits = |of: &mut super::Writer| {
+                let mut all = vec![];
+                of.step(&plan, &mut |_, logits| {
+                    all.push(Tensor::from_slice(logits, logits.len(), &Device::Cpu).unwrap())
+                })
+                .unwrap();
+                all
+            };
+            for (found, wanted) in logits(&mut replaying).iter().zip(logits(&mut launching)) {
+                close(found, &wanted, &format!("round {round}"));
+            }
+        }
+        // For one, two and four rows.
+        assert_eq!(replaying.graphs.unwrap().count(), Some(3));
+    } else {
+        println!("skipped: CUDA: this machine has none");
+    }
+}
+
 /// A CPU's matrix tiles belong to a thread, and Candle's products use them as ours do.
 #[test]
 fn candles_products_of_blocks_and_ours_take_turns_on_a_thread() {

@@ -3,6 +3,7 @@
 
 use crate::arch::decoder::{self, Decoder, NormKind, Slice};
 use crate::backend::candle::encoder::{Angles, Norm, failed};
+use crate::backend::candle::ops::embed;
 use crate::load::Error;
 use crate::load::checkpoint::{Checkpoint, Type, View};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
@@ -120,7 +121,7 @@ impl Weights {
     /// The vectors of some tokens, `[t, h]`.
     pub(super) fn vectors(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
         match &self.words {
-            Matrix::Plain(table) => table.index_select(ids, 0),
+            Matrix::Plain(table) => embed(&[(table, ids.clone())], None),
             Matrix::Blocks(table) => table.embedding(ids)?.to_dtype(self.dtype),
         }
     }

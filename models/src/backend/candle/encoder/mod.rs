@@ -196,14 +196,14 @@ impl Encoder {
         let places =
             Places { cu_seqlens: on_device(&packed.cu_seqlens)?, positions: on_device(&packed.positions)?, packed };
         let packed = &places.packed;
-        let mut x = self.words.index_select(&on_device(&packed.ids)?, 0)?;
+        let mut terms = vec![(&self.words, on_device(&packed.ids)?)];
         if let (Some(table), Some(rows)) = (&self.positions, packed.rows(&self.description.embeddings)) {
-            x = (x + table.index_select(&on_device(&rows)?, 0)?)?;
+            terms.push((table, on_device(&rows)?));
         }
         if let Some(table) = &self.types {
-            x = (x + table.index_select(&on_device(&packed.types)?, 0)?)?;
+            terms.push((table, on_device(&packed.types)?));
         }
-        x = normalised(self.embedding_norm.as_ref(), x, None)?;
+        let mut x = ops::embed(&terms, self.embedding_norm.as_ref())?;
         for layer in &self.layers {
             x = self.layer(layer, x, &places)?;
         }
