@@ -320,14 +320,21 @@ fn tokens_are_the_same_wherever_they_are_chosen() {
         let mut engine = load("smollm2", on);
         let vocabulary = engine.info().vocabulary;
         let off = Sampling::default;
+        let penalised = || Sampling { temperature: 0.0, presence_penalty: 2.0, frequency_penalty: 2.0, ..off() };
         let samplings = [
+            penalised(),
+            penalised(),
+            penalised(),
+            penalised(),
             Sampling { temperature: 0.0, ..off() },
             Sampling { temperature: 1.7, seed: 1 << 40, ..off() },
             Sampling { top_k: 9, top_p: 0.8, seed: 3, ..off() },
-            Sampling { repetition_penalty: 1.5, frequency_penalty: 1.0, seed: 4, ..off() },
+            Sampling { repetition_penalty: 1.5, presence_penalty: 2.0, frequency_penalty: 2.0, seed: 4, ..off() },
             Sampling { bias: vec![(2, 50.0), (3, 49.0)], logprobs: Some(1), ..off() },
             Sampling { min_p: 0.2, typical_p: 0.6, seed: 9, ..off() },
         ];
+        // Half of the vocabulary, so that penalties move the choice.
+        let written: Vec<u32> = (0..vocabulary as u32 / 2).chain(0..9).collect();
         let prompts: Vec<[u32; POSITION]> = (0..samplings.len() as u32).map(|n| [n + 1, 2 * n + 1, 3]).collect();
         let mut write = |is_asked: fn(usize) -> bool| {
             let mut plan = Plan::default();
@@ -335,7 +342,8 @@ fn tokens_are_the_same_wherever_they_are_chosen() {
             for (n, tokens) in prompts.iter().enumerate() {
                 plan.push(Part { sequence: n as u64, tokens, position: 0, blocks: &blocks[n], is_sampled: true });
             }
-            let samplers = samplings.iter().zip(&prompts).map(|(of, prompt)| Sampler::new(of.clone(), prompt, &[5, 5]));
+            let samplers =
+                samplings.iter().zip(&prompts).map(|(of, prompt)| Sampler::new(of.clone(), prompt, &written));
             let allowed = vec![0xaaaa_aaaa; vocabulary.div_ceil(32)];
             let mut choosing = Choosing { samplers: samplers.collect(), is_asked, allowed, chosen: vec![] };
             engine.step_and_choose(&plan, &mut choosing).unwrap();
@@ -343,7 +351,7 @@ fn tokens_are_the_same_wherever_they_are_chosen() {
             choosing.chosen
         };
         let here = write(|_| false);
-        assert_eq!(here.len(), 6);
+        assert_eq!(here.len(), samplings.len());
         assert_eq!(write(|_| true), here, "{on:?}");
         assert_eq!(write(|at| at % 3 == 1), here, "{on:?}, some here and some there");
     }

@@ -185,9 +185,9 @@ fn embed<T: Element>(op: &EmbedOp<'_>, out: Out<'_>) -> Result<CudaStorage> {
     let rows: Vec<_> = op.terms.iter().map(|(_, rows)| rows.storage_and_layout()).collect();
     let norms: Vec<_> =
         op.norm.iter().flat_map(|norm| [&norm.weight, &norm.bias]).map(Tensor::storage_and_layout).collect();
-    let tables = tables.iter().map(|of| lent::<T>(of)).collect::<Result<Vec<_>>>()?;
-    let rows = rows.iter().map(|of| lent::<u32>(of)).collect::<Result<Vec<_>>>()?;
-    let norms = norms.iter().map(|of| lent::<T>(of)).collect::<Result<Vec<_>>>()?;
+    let tables = tables.iter().map(lent::<T>).collect::<Result<Vec<_>>>()?;
+    let rows = rows.iter().map(lent::<u32>).collect::<Result<Vec<_>>>()?;
+    let norms = norms.iter().map(lent::<T>).collect::<Result<Vec<_>>>()?;
     let function = function!(out.device, "embed", "embed_{}", T::NAME);
     let (row_count, dim, null) = (count(out.rows)?, count(out.width)?, 0_u64);
     let epsilon = op.norm.map_or(0.0, |norm| norm.epsilon);
