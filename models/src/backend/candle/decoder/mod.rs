@@ -10,7 +10,7 @@ mod choice_cuda;
 mod forward;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "a graph may go to another thread with who has it; see the SAFETY note")]
-mod graphs;
+mod graphs_cuda;
 mod ops;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "a launch is a promise about its arguments; see the SAFETY notes")]
@@ -53,7 +53,7 @@ struct Writer {
     pool: Arc<ThreadPool>,
     info: GeneratorInfo,
     #[cfg(feature = "cuda")]
-    graphs: Option<graphs::Graphs>,
+    graphs: Option<graphs_cuda::Graphs>,
 }
 
 /// Loads a decoder's weights, with a KV cache of at most so many bytes.
@@ -110,7 +110,7 @@ fn writer(source: Source<'_>, decode: Decode, cache_bytes: u64) -> Result<Writer
     Ok(Writer {
         #[cfg(feature = "cuda")]
         graphs: (ops::is_on_cuda(&decoder.heads) && device.is_cuda() && !is_in_blocks(&checkpoint))
-            .then(|| graphs::Graphs::new(&device, blocks as u32)),
+            .then(|| graphs_cuda::Graphs::new(&device, blocks as u32)),
         decoder,
         weights,
         caches,
@@ -162,7 +162,7 @@ fn choice_bytes(decoder: &Decoder, device: Device) -> u64 {
     if matches!(device, Device::Cuda(_)) {
         let row =
             decoder.vocabulary() * (size_of::<f32>() + size_of::<u16>()) + kernels::sample::CELLS * size_of::<u32>();
-        return (graphs::ROWS_MAX * row) as u64;
+        return (graphs_cuda::ROWS_MAX * row) as u64;
     }
     let _ = (decoder, device);
     0
