@@ -7,14 +7,15 @@
 # A program in a container is reached from outside it, so it listens on all of the container's addresses; without a key it
 # refuses to. compose.yaml starts a grid of a coordinator and a worker.
 #
-# Written where no image can be built: nobody has built or run this file yet. Say so here no longer once you have.
+# It has been built to its end with buildah and run with podman, on stand-ins for the three images that it starts from: Debian 12 with what
+# each of them brings. 191 MB, 82 MB packed. Those images themselves and Docker have not been tried yet.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
 # The caches outlive the build, so the executable is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/src/target \
+    --mount=type=cache,id=neurogrid,target=/src/target \
     cargo build --locked --profile dist --package neurogrid && \
     install -D target/dist/neurogrid /out/neurogrid
 
