@@ -9,8 +9,9 @@ from pathlib import Path
 
 from .stages import NotMeasured, Place, last_line, logged
 
-# Tests of `models` that open a CUDA device where there is one.
+# Tests of `models` that open a CUDA device where there is one, and those of its suite: golden outputs of every family there.
 MODEL_TESTS = ["candle", "cuda"]
+SUITE_TESTS = ["cuda", "decoders::", "--skip", "on_candle", "--skip", "on_kernels"]
 SANITIZERS = ["memcheck", "racecheck", "synccheck"]
 # A context is made for each case; a card takes some at once.
 THREADS = 8
@@ -49,10 +50,14 @@ def tests(place: Place, results: dict) -> None:
         command = [str(place.program("kernels-tests")), f"--test-threads={THREADS}"]
         check(place, results, "kernels", command, environment, timeout=300)
     command = [str(place.program("models-tests")), *MODEL_TESTS, "--test-threads=1", "--show-output"]
+    environment["NEUROGRID_TEST_DATA"] = str(place.pack.resolve() / "models" / "tests" / "data")
     check(place, results, "models", command, environment, timeout=200)
-    log = (place.out / "models.log").read_text(errors="replace")
-    if place.device.startswith("cuda") and "skipped: CUDA" in log:
-        results["runs"]["models"] = {"passed": False, "exit_code": 0, "closing_line": "the tests found no CUDA device"}
+    command = [str(place.program("models-suite")), *SUITE_TESTS, "--test-threads=1", "--show-output"]
+    check(place, results, "models-suite", command, environment, timeout=200)
+    for name, words in [("models", "skipped: CUDA"), ("models-suite", "skipped: Cuda")]:
+        log = (place.out / f"{name}.log").read_text(errors="replace")
+        if place.device.startswith("cuda") and words in log:
+            results["runs"][name] = {"passed": False, "exit_code": 0, "closing_line": "the tests found no CUDA device"}
     failed = [name for name, run in results["runs"].items() if not run["passed"]]
     if failed:
         raise RuntimeError(f"{', '.join(failed)} failed; see the logs")

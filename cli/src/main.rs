@@ -16,7 +16,11 @@ use clap::{CommandFactory, FromArgMatches};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+/// The variable that keeps ONNX Runtime, as Microsoft builds it, from keeping a number of this machine and reporting its use over the network.
+const NO_REPORTS: &str = "ORT_DISABLE_TELEMETRY";
+
 fn main() -> ExitCode {
+    without_reports();
     let cli = match parse() {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -37,6 +41,22 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => output::fail(json, &error),
+    }
+}
+
+/// Becomes this program with that variable set, in the same process: the library reads it when it is loaded, and one's own environment cannot be
+/// changed safely. Whoever has set it, to whatever, has decided.
+fn without_reports() {
+    #[cfg(unix)]
+    if std::env::var_os(NO_REPORTS).is_none()
+        && let Ok(program) = std::env::current_exe()
+    {
+        use std::os::unix::process::CommandExt;
+        let mut arguments = std::env::args_os();
+        let mut again = std::process::Command::new(program);
+        again.arg0(arguments.next().unwrap_or_default()).args(arguments).env(NO_REPORTS, "1");
+        // It comes back only where it cannot be done, such as when the executable has been replaced.
+        drop(again.exec());
     }
 }
 

@@ -47,15 +47,18 @@ pub(crate) struct Options {
 const NAME: &str = "neurogrid-gpu";
 
 /// Programs of the pack: its name there, the package, cargo's name and kind of target.
-const PROGRAMS: [(&str, &str, &str, &str); 4] = [
+const PROGRAMS: [(&str, &str, &str, &str); 5] = [
     ("neurogrid", "neurogrid", "neurogrid", "bin"),
     ("models-tests", "models", "models", "lib"),
+    ("models-suite", "models", "suite", "test"),
     ("kernels-tests", "kernels", "cuda", "test"),
     ("encoder-device", "benches", "encoder_device", "bench"),
 ];
 
-/// Sources that the pack needs: the kernels with their harness, which is compiled for the card that is there, and the stages.
-const SOURCES: [(&str, &str); 4] = [
+/// Sources that the pack needs: the kernels with their harness, which is compiled for the card that is there, the models of the suite, and the
+/// stages.
+const SOURCES: [(&str, &str); 5] = [
+    ("models/tests/data", "models/tests/data"),
     ("kernels/src", "kernels/src"),
     ("kernels/tests/cuda", "kernels/tests/cuda"),
     ("kernels/tests/grid", "kernels/tests/grid"),
@@ -152,6 +155,7 @@ fn build(root: &Path, variables: &[(&'static str, String)]) -> Result<BTreeMap<&
                 "--exclude=xtask",
                 "--lib",
                 "--test=cuda",
+                "--test=suite",
                 "--bench=encoder_device",
             ],
         ),

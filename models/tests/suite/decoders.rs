@@ -371,7 +371,7 @@ fn what_a_model_took_of_a_cuda_device_is_given_back() {
         step(&mut *engine, &[text.part(3)]);
         step(&mut *engine, &[text.part(1)]);
         drop(engine);
-        assert!(free() > before);
+        assert!(free() >= before);
         free_after.push(free());
     }
     // The first may bring what stays.

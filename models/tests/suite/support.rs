@@ -20,9 +20,10 @@ pub(crate) enum On {
     Tract,
 }
 
-/// A folder of the test data.
+/// A folder of the test data: beside this suite, or in `NEUROGRID_TEST_DATA` where the program was carried elsewhere.
 pub(crate) fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+    let carried = std::env::var_os("NEUROGRID_TEST_DATA").map(PathBuf::from);
+    carried.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")).join(name)
 }
 
 pub(crate) fn json(name: &str) -> serde_json::Value {

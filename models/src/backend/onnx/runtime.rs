@@ -83,7 +83,9 @@ fn choose(places: &Places) -> Runtime {
             }
             continue;
         }
-        match ort::init_from(&path).map_err(|e| e.to_string()).and_then(|b| b.build().map_err(|e| e.to_string())) {
+        let made = ort::init_from(&path).map_err(|e| e.to_string());
+        // Whose machine this is has not agreed to reports to the library's maker.
+        match made.and_then(|b| b.with_telemetry(false).build().map_err(|e| e.to_string())) {
             Ok(environment) => {
                 searched.push(format!("{shown}: loaded"));
                 // The library logs every step of optimisation otherwise, and formatting that takes time.

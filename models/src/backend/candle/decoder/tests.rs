@@ -164,7 +164,9 @@ fn steps_of_single_tokens_are_replayed_and_give_what_their_launches_give() {
     use crate::load::{Options, Source};
 
     if crate::backend::cuda::count().is_ok_and(|count| count > 0) {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/decoder/smollm2");
+        let carried = std::env::var_os("NEUROGRID_TEST_DATA").map(std::path::PathBuf::from);
+        let data = carried.unwrap_or_else(|| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data"));
+        let folder = data.join("decoder/smollm2");
         let config = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
         let mut manifest = crate::backend::fake::manifest_for("decoder", crate::manifest::Task::Generate);
         let path = "model.safetensors".to_owned();
