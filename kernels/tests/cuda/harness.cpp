@@ -1,46 +1,12 @@
 // Runs one op's CUDA source on the CPU, or where nvcc builds it on a GPU. What comes in and goes out: see grid/io.h. Launches
-// are those that the heads of the
-// sources ask for. The suite that calls it is suite/mod.rs.
+// are those that the heads of the sources ask for. The suite that calls it is suite/mod.rs.
 
-#include "../../src/launch/flash.cuh"
 #include "../../src/launch/numbers.cuh"
-#include "../../src/layer_norm/row.cuh"
 #ifndef CUDA_ON_THE_CPU
 #include "device.h" // Built by nvcc, it runs them on a GPU.
 #endif
 #include "../grid/io.h"
-
-// The sources have names in common.
-namespace attention_source {
-#include "../../src/attention/cuda.cu"
-}
-namespace attention_paged_source {
-#include "../../src/attention_paged/cuda.cu"
-}
-namespace embed_source {
-#include "../../src/embed/cuda.cu"
-}
-namespace gelu_source {
-#include "../../src/gelu/cuda.cu"
-}
-namespace glu_source {
-#include "../../src/glu/cuda.cu"
-}
-namespace layer_norm_source {
-#include "../../src/layer_norm/cuda.cu"
-}
-namespace pool_source {
-#include "../../src/pool/cuda.cu"
-}
-namespace rms_norm_source {
-#include "../../src/rms_norm/cuda.cu"
-}
-namespace rotary_source {
-#include "../../src/rotary/cuda.cu"
-}
-namespace sample_source {
-#include "../../src/sample/cuda.cu"
-}
+#include "sources.h"
 
 // heads, kv_heads, head_dim, row's stride, behind, ahead, span, whether there is a bias, cu_seqlens; queries, keys and
 // values side by side, the bias

@@ -2,44 +2,11 @@
 // anew as plain loops. Arguments come as a launch has them; work to be done later goes out.
 #pragma once
 
-#include "../../../src/launch/flash.cuh"
-#include "../../../src/launch/numbers.cuh"
-#include "../../../src/layer_norm/row.cuh"
+#include "../sources.h"
 #include "work.h"
 #include <cmath>
 #include <tuple>
 #include <utility>
-
-namespace attention_source {
-#include "../../../src/attention/cuda.cu"
-}
-namespace attention_paged_source {
-#include "../../../src/attention_paged/cuda.cu"
-}
-namespace embed_source {
-#include "../../../src/embed/cuda.cu"
-}
-namespace gelu_source {
-#include "../../../src/gelu/cuda.cu"
-}
-namespace glu_source {
-#include "../../../src/glu/cuda.cu"
-}
-namespace layer_norm_source {
-#include "../../../src/layer_norm/cuda.cu"
-}
-namespace pool_source {
-#include "../../../src/pool/cuda.cu"
-}
-namespace rms_norm_source {
-#include "../../../src/rms_norm/cuda.cu"
-}
-namespace rotary_source {
-#include "../../../src/rotary/cuda.cu"
-}
-namespace sample_source {
-#include "../../../src/sample/cuda.cu"
-}
 
 // Work, made of a launch's arguments.
 using Code = std::function<Work(Dim grid, Dim block, void **arguments)>;
