@@ -51,12 +51,18 @@ template <typename T> struct Part {
     __device__ __forceinline__ int begin(int first) const { return max(0, first - behind); }
     __device__ __forceinline__ int end(int first, int rows) const { return min(keys, first + rows + ahead); }
 
+    __device__ __forceinline__ float factor() const { return scale * LOG2_E; }
+    __device__ __forceinline__ bool is_plain(int first, int rows, int key, int count) const {
+        return bias == nullptr && scale > 0.0f && key + count <= keys && key >= first + rows - 1 - behind &&
+               key + count - 1 <= first + ahead;
+    }
     __device__ __forceinline__ float score(float product, int query, int key) const {
-        if (query >= queries || key >= keys || key < query - behind || key > query + ahead) {
-            return -INFINITY;
+        const bool is_seen = key < keys && key >= query - behind && key <= query + ahead;
+        float score = product * factor();
+        if (bias != nullptr && is_seen && query < queries) {
+            score = fmaf(bias[key - query], LOG2_E, score);
         }
-        const float scaled = product * (scale * LOG2_E);
-        return bias == nullptr ? scaled : fmaf(bias[key - query], LOG2_E, scaled);
+        return is_seen ? score : -INFINITY;
     }
 };
 
@@ -82,8 +88,8 @@ template <typename T> static __device__ __forceinline__ Part<T> part_of(const Ca
     return part;
 }
 
-#define ATTENTION(type, T, D, WARPS, FORM)                                                                                \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_MIN)                                                  \
+#define ATTENTION(type, T, D, WARPS, BLOCKS, FORM)                                                                            \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)                                                      \
         attention_##type##_##D(                                                                                           \
             const T *q, const T *k, const T *v, const unsigned *cu_seqlens, const float *bias, T *out, unsigned q_stride, \
             unsigned k_stride, unsigned v_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, float scale,      \
@@ -92,15 +98,15 @@ template <typename T> static __device__ __forceinline__ Part<T> part_of(const Ca
                                       head_dim, scale, behind, ahead, span}));                                            \
     }
 
-ATTENTION(f32, float, 32, 4, plain_in_tiles)
-ATTENTION(f32, float, 64, 4, plain_in_tiles)
-ATTENTION(f32, float, 128, 4, plain_in_tiles)
-ATTENTION(f32, float, 256, 2, plain_in_tiles)
-ATTENTION(f16, __half, 32, 4, tensor)
-ATTENTION(f16, __half, 64, 4, tensor)
-ATTENTION(f16, __half, 128, 4, tensor)
-ATTENTION(f16, __half, 256, 2, tensor)
-ATTENTION(bf16, __nv_bfloat16, 32, 4, FORM_OF_BF16)
-ATTENTION(bf16, __nv_bfloat16, 64, 4, FORM_OF_BF16)
-ATTENTION(bf16, __nv_bfloat16, 128, 4, FORM_OF_BF16)
-ATTENTION(bf16, __nv_bfloat16, 256, 2, FORM_OF_BF16)
+ATTENTION(f32, float, 32, 4, BLOCKS_MIN, plain_in_tiles)
+ATTENTION(f32, float, 64, 4, BLOCKS_MIN, plain_in_tiles)
+ATTENTION(f32, float, 128, 4, BLOCKS_MIN, plain_in_tiles)
+ATTENTION(f32, float, 256, 2, BLOCKS_MIN, plain_in_tiles)
+ATTENTION(f16, __half, 32, 4, 4, tensor)
+ATTENTION(f16, __half, 64, 4, 4, tensor)
+ATTENTION(f16, __half, 128, 4, BLOCKS_MIN, tensor)
+ATTENTION(f16, __half, 256, 2, BLOCKS_MIN, tensor)
+ATTENTION(bf16, __nv_bfloat16, 32, 4, 4, FORM_OF_BF16)
+ATTENTION(bf16, __nv_bfloat16, 64, 4, 4, FORM_OF_BF16)
+ATTENTION(bf16, __nv_bfloat16, 128, 4, BLOCKS_MIN, FORM_OF_BF16)
+ATTENTION(bf16, __nv_bfloat16, 256, 2, BLOCKS_MIN, FORM_OF_BF16)

@@ -48,7 +48,7 @@ constexpr int BLOCK = 16, SPLIT = 128;
 
 // A score in powers of two.
 static __device__ __forceinline__ float capped(float product, float scale, float softcap) {
-    return softcap > 0.0f ? softcap * tanhf(product * scale / softcap) * LOG2_E : product * (scale * LOG2_E);
+    return softcap > 0.0f ? softcap * tanhf(product * (scale / softcap)) * LOG2_E : product * (scale * LOG2_E);
 }
 
 template <typename T>
@@ -188,7 +188,7 @@ static __device__ __forceinline__ void decode(const T *q, const T *keys, const T
         }
         float sum = 0.0f;
         for (int key = first + threadIdx.x; key < end; key += 32) {
-            const float weight = exp2f(weights[g][key - begin] - largest);
+            const float weight = power_of_two(weights[g][key - begin] - largest);
             weights[g][key - begin] = weight;
             sum += weight;
         }
@@ -276,13 +276,13 @@ static __device__ __forceinline__ void merge(const float *parts, const unsigned 
     }
     float sum = 0.0f;
     for (int split = threadIdx.x; split < count; split += 32) {
-        sum = fmaf(records[split * size + 1], exp2f(records[split * size] - largest), sum);
+        sum = fmaf(records[split * size + 1], power_of_two(records[split * size] - largest), sum);
     }
     sum = warp_sum(sum);
     for (unsigned c = threadIdx.x; c < head_dim; c += 32) {
         float x = 0.0f;
         for (int split = 0; split < count; split++) {
-            x = fmaf(records[split * size + 2 + c], exp2f(records[split * size] - largest), x);
+            x = fmaf(records[split * size + 2 + c], power_of_two(records[split * size] - largest), x);
         }
         from_float(x / sum, &out[at * head_dim + c]);
     }
@@ -323,11 +323,14 @@ template <typename T> struct Part {
     __device__ __forceinline__ int begin(int first) const { return max(0, position + first - behind); }
     __device__ __forceinline__ int end(int first, int rows) const { return min(keys, position + first + rows); }
 
+    __device__ __forceinline__ float factor() const { return call.scale * LOG2_E; }
+    __device__ __forceinline__ bool is_plain(int first, int rows, int key, int count) const {
+        return call.softcap == 0.0f && call.scale > 0.0f && key + count - 1 <= position + first &&
+               key >= position + first + rows - 1 - behind;
+    }
     __device__ __forceinline__ float score(float product, int query, int key) const {
-        if (query >= queries || key > position + query || key < position + query - behind) {
-            return -INFINITY;
-        }
-        return capped(product, call.scale, call.softcap);
+        const bool is_seen = key <= position + query && key >= position + query - behind;
+        return is_seen ? capped(product, call.scale, call.softcap) : -INFINITY;
     }
 };
 

@@ -8,8 +8,11 @@
 //   const T *query(int), *key(int), *value(int)    where rows begin, each at whole 16 bytes
 //   T *out(int)                  where a query's row of context goes
 //   int begin(int first), end(int first, int rows) the keys that queries first..first + rows may see, as a range
-//   float score(float product, int query, int key) a score in powers of two, which is what exp2f takes; −∞ for a key that
-//                                the query does not see, and where there is no such query or key
+//   float score(float product, int query, int key) a score in powers of two, of which weights are made; −∞ for a key that the query
+//                                does not see and for one that is not there, anything for a query that is not there
+//   float factor()               what a product becomes a score with, where nothing else is to be done
+//   bool is_plain(int first, int rows, int key, int keys)  whether that is so for each of these queries with each of these keys; then
+//                                factor() is positive
 //
 // A block has 16 * WARPS queries, a warp 16 of them; threads are (32, WARPS, 1). Tiles of keys and values go through shared
 // memory; the weights are held against a running maximum.
@@ -18,6 +21,17 @@
 #include "numbers.cuh"
 
 constexpr float LOG2_E = 1.4426950f;
+
+#ifdef CUDA_ON_THE_CPU
+inline float power_of_two(float x) { return exp2f(x); }
+#else
+// 2^x within a few units of the last place; results below the smallest normal number are 0. One instruction, where exp2f takes four.
+static __device__ __forceinline__ float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
 
 // Queries of a warp: the rows of a product on the tensor cores.
 constexpr int QUERIES = 16;
@@ -36,7 +50,7 @@ struct Running {
         max = fmaxf(max, largest);
         // As long as no key was seen, −∞ − −∞ would be NaN.
         const float base = max == -INFINITY ? 0.0f : max;
-        *shrink = exp2f(before - base);
+        *shrink = power_of_two(before - base);
         sum *= *shrink;
         return base;
     }
@@ -65,8 +79,10 @@ static __device__ __forceinline__ uint4 vector_at(const Part &part, int row, uns
 template <typename T, Which WHICH, int D, int ROWS, int THREADS, typename Part>
 static __device__ __forceinline__ void load(float *to, const Part &part, int first) {
     constexpr int WIDE = 16 / sizeof(T);
-    for (int i = threadIdx.y * 32 + threadIdx.x; i < ROWS * (D / WIDE); i += THREADS) {
-        const int row = i / (D / WIDE), column = i % (D / WIDE) * WIDE;
+    static_assert(ROWS * (D / WIDE) % THREADS == 0, "every thread copies as much");
+#pragma unroll(D <= 128 ? 4 : 2) // The widest heads leave few registers.
+    for (int pass = 0; pass < ROWS * (D / WIDE) / THREADS; pass++) {
+        const int i = pass * THREADS + threadIdx.y * 32 + threadIdx.x, row = i / (D / WIDE), column = i % (D / WIDE) * WIDE;
         const uint4 bits = vector_at<WHICH>(part, first + row, column);
         const T *elements = reinterpret_cast<const T *>(&bits);
 #pragma unroll
@@ -139,7 +155,7 @@ static __device__ __forceinline__ void plain(const Part &part) {
             const float base = running[r].raise(largest, &shrink);
 #pragma unroll
             for (int c = 0; c < KEYS / 8; c++) {
-                const float weight = exp2f(scores[r][c] - base);
+                const float weight = power_of_two(scores[r][c] - base);
                 running[r].sum += weight;
                 weights[(own + r) * WEIGHTS + lane + 8 * c] = weight;
             }
@@ -190,12 +206,8 @@ static __device__ __forceinline__ void plain(const Part &part) {
     }
 }
 
-#ifdef CUDA_ON_THE_CPU
-template <typename T>
-static void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    tensor_product<T>(c, a, b0, b1);
-}
-#else
+// On a CPU, ../../tests/cuda/cuda_fp16.h has these.
+#ifndef CUDA_ON_THE_CPU
 // c += a · b on the tensor cores. a is 16 × 16: with g = lane / 4 and t = lane % 4, a thread's words are (row g, elements
 // 2t and 2t + 1), (g + 8, the same), (g, 2t + 8 …), (g + 8, 2t + 8 …). b is 16 × 8, by columns: words (column g, elements
 // 2t …), (g, 2t + 8 …). c is 16 × 8: (row g, columns 2t and 2t + 1), (g + 8, the same).
@@ -226,6 +238,48 @@ __device__ __forceinline__ void multiply<__nv_bfloat16>(float (&c)[4], const uns
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 #endif
+
+// Where the shared memory behind a pointer is, as instructions for it have it.
+static __device__ __forceinline__ unsigned shared_address(const void *pointer) { return (unsigned)__cvta_generic_to_shared(pointer); }
+
+// Four matrices of 8 × 8 elements of 16 bits. Lane l says where row l % 8 of matrix l / 8 begins, at whole 16 bytes; word i is of matrix i: with g and
+// t as above elements (g, 2t) and (g, 2t + 1), and transposed (2t, g) and (2t + 1, g).
+template <bool TRANSPOSED> static __device__ __forceinline__ void load_matrices(unsigned (&words)[4], const void *row) {
+    if constexpr (TRANSPOSED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                     : "r"(shared_address(row))
+                     : "memory");
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                     : "r"(shared_address(row))
+                     : "memory");
+    }
+}
+
+// 16 bytes to shared memory, or zeros where there is nothing. `from` is an address of the operand's all the same.
+static __device__ __forceinline__ void copy_later(uint4 *to, const uint4 *from, bool is_there) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(is_there ? 16 : 0) : "memory");
+#else
+    *to = is_there ? *from : make_uint4(0, 0, 0, 0);
+#endif
+}
+
+// Waits until what this thread copies has arrived. Others see it behind a barrier.
+static __device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+#endif
+
+// Tiles in shared memory: one is worked at while the next one arrives, where copies need no registers and no waiting.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int STAGES = 1;
+#else
+constexpr int STAGES = 2;
 #endif
 
 // Two numbers, rounded to T, as one word.
@@ -238,74 +292,96 @@ template <typename T> static __device__ __forceinline__ unsigned pack(float low,
     return bits[0] | (unsigned)bits[1] << 16;
 }
 
-// The lower halves of two words side by side, and the upper ones.
-static __device__ __forceinline__ unsigned lower_halves(unsigned a, unsigned b) { return (a & 0xffffu) | b << 16; }
-static __device__ __forceinline__ unsigned upper_halves(unsigned a, unsigned b) { return a >> 16 | (b & 0xffff0000u); }
-
 // On tensor cores: the scores of a warp are the product of its queries with the keys; what a thread holds of the weights is
 // what it has to give for their product with the values. See `multiply` for g and t.
 template <typename T, int D, int WARPS, typename Part> static __device__ __forceinline__ void tensor(const Part &part) {
-    // Strides in words of two T, so that words of eight rows and four neighbours are in different banks.
-    // The widest heads leave registers for a smaller tile only.
-    constexpr int KEYS = D <= 128 ? 32 : 16, THREADS = 32 * WARPS, K_STRIDE = (D + 8) / 2, V_STRIDE = (KEYS + 8) / 2;
-    // Vectors that a thread has on their way to shared memory. The widest heads leave registers for few.
-    constexpr int ON_THE_WAY = D <= 128 ? 4 : 2;
-    __shared__ __align__(16) unsigned keys[KEYS * K_STRIDE];
-    __shared__ __align__(16) unsigned values[D * V_STRIDE]; // By elements: a word has two keys.
+    // The widest heads leave registers for a smaller tile only, and none for the queries.
+    constexpr bool IS_WIDE = D > 128;
+    constexpr int KEYS = IS_WIDE ? 16 : 32, THREADS = 32 * WARPS, STRIDE = IS_WIDE ? D : D + 8;
+    __shared__ __align__(16) T keys[STAGES][KEYS * STRIDE], values[STAGES][KEYS * STRIDE], queries[IS_WIDE ? QUERIES * WARPS * STRIDE : 1];
+    // Where eight elements of a row are: those of eight neighbouring rows are in different banks. The widest have no room for longer rows.
+    // `more` is below what `column` is a multiple of.
+    const auto place = [](int row, int column, int more) {
+        return IS_WIDE ? (row * STRIDE + row % 8 * 8) ^ column ^ more : row * STRIDE + column + more;
+    };
     const int first = blockIdx.x * QUERIES * WARPS;
     if (first >= part.queries) {
         return; // The whole block.
     }
-    const int thread = threadIdx.y * 32 + threadIdx.x, g = threadIdx.x / 4, t = threadIdx.x % 4;
-    // The thread's two queries.
-    const int own = first + threadIdx.y * QUERIES + g;
+    const int thread = threadIdx.y * 32 + threadIdx.x, lane = threadIdx.x, g = lane / 4, t = lane % 4;
+    // The warp's queries, and the first of the thread's two.
+    const int its = first + threadIdx.y * QUERIES, own = its + g;
+    const auto fetch = [&](int stage, int key) {
+        static_assert(KEYS * (D / 8) % THREADS == 0, "every thread copies as much");
+#pragma unroll(IS_WIDE ? 1 : 4)
+        for (int pass = 0; pass < KEYS * (D / 8) / THREADS; pass++) {
+            const int i = pass * THREADS + thread, row = i / (D / 8), column = i % (D / 8) * 8, to = place(row, column, 0);
+            const bool is_there = key + row < part.keys && column < part.head_dim;
+            // What is not there has no address.
+            const int from = is_there ? key + row : 0, element = is_there ? column : 0;
+            copy_later((uint4 *)&keys[stage][to], (const uint4 *)(part.key(from) + element), is_there);
+            copy_later((uint4 *)&values[stage][to], (const uint4 *)(part.value(from) + element), is_there);
+        }
+    };
 
-    unsigned q[D / 16][4];
+    const int begin = part.begin(first), end = part.end(first, QUERIES * WARPS);
+    int stage = 0;
+    if (STAGES == 2) {
+        fetch(stage, begin);
+    }
+    unsigned q[IS_WIDE ? 2 : D / 16][4];
+    if (IS_WIDE) {
+        for (int i = thread; i < QUERIES * WARPS * (D / 8); i += THREADS) {
+            const int row = i / (D / 8), column = i % (D / 8) * 8;
+            const bool is_there = first + row < part.queries && column < part.head_dim;
+            const T *from = part.query(is_there ? first + row : 0) + (is_there ? column : 0);
+            copy_later((uint4 *)&queries[place(row, column, 0)], (const uint4 *)from, is_there);
+        }
+    } else {
 #pragma unroll
-    for (int step = 0; step < D / 16; step++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < D / 4; i++) {
             const int query = own + i % 2 * 8;
-            const unsigned column = step * 16 + i / 2 * 8 + 2 * t;
-            q[step][i] = 0;
-            if (query < part.queries && column < part.head_dim) {
-                q[step][i] = *reinterpret_cast<const unsigned *>(part.query(query) + column);
-            }
+            const unsigned column = i / 2 * 8 + 2 * t;
+            const bool is_there = query < part.queries && column < part.head_dim;
+            q[i / 4][i % 4] = is_there ? *reinterpret_cast<const unsigned *>(part.query(query) + column) : 0;
         }
     }
     Running running[2] = {{-INFINITY, 0.0f}, {-INFINITY, 0.0f}};
     float sums[D / 8][4] = {};
-    const int end = part.end(first, QUERIES * WARPS);
-    for (int key = part.begin(first); key < end; key += KEYS) {
-        __syncthreads(); // Everybody has done with the tile before.
-#pragma unroll ON_THE_WAY
-        for (int i = thread; i < KEYS * (D / 8); i += THREADS) {
-            const int row = i / (D / 8), column = i % (D / 8) * 8;
-            *reinterpret_cast<uint4 *>(&keys[row * K_STRIDE + column / 2]) = vector_at<OF_KEYS>(part, key + row, column);
+    for (int key = begin; key < end; key += KEYS) {
+        if (STAGES == 1) {
+            __syncthreads(); // Everybody has done with the tile before.
+            fetch(stage, key);
         }
-#pragma unroll(ON_THE_WAY / 2)
-        for (int i = thread; i < KEYS / 2 * (D / 8); i += THREADS) {
-            const int pair = i % (KEYS / 2), column = i / (KEYS / 2) * 8, row = key + 2 * pair;
-            const uint4 a = vector_at<OF_VALUES>(part, row, column), b = vector_at<OF_VALUES>(part, row + 1, column);
-            unsigned *to = &values[column * V_STRIDE + pair];
-            to[0 * V_STRIDE] = lower_halves(a.x, b.x);
-            to[1 * V_STRIDE] = upper_halves(a.x, b.x);
-            to[2 * V_STRIDE] = lower_halves(a.y, b.y);
-            to[3 * V_STRIDE] = upper_halves(a.y, b.y);
-            to[4 * V_STRIDE] = lower_halves(a.z, b.z);
-            to[5 * V_STRIDE] = upper_halves(a.z, b.z);
-            to[6 * V_STRIDE] = lower_halves(a.w, b.w);
-            to[7 * V_STRIDE] = upper_halves(a.w, b.w);
+        wait_for_copies();
+        __syncthreads(); // And so have the others; everybody has done with the tile before.
+        if (STAGES == 2 && key + KEYS < end) {
+            fetch(1 - stage, key + KEYS);
         }
-        __syncthreads();
 
         float scores[KEYS / 8][4] = {};
+#pragma unroll(IS_WIDE ? 1 : D / 32)
+        for (int step = 0; step < D / 16; step += 2) {
+            if (IS_WIDE) {
+                for (int i = 0; i < 2; i++) {
+                    load_matrices<false>(q[i], &queries[place(its - first + lane % 16, 16 * (step + i), lane / 16 * 8)]);
+                }
+            }
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++) {
+            for (int n = 0; n < KEYS / 8; n++) {
+                unsigned k[4];
+                load_matrices<false>(k, &keys[stage][place(8 * n + lane % 8, 16 * step, lane / 8 * 8)]);
+                multiply<T>(scores[n], q[IS_WIDE ? 0 : step], k[0], k[1]);
+                multiply<T>(scores[n], q[IS_WIDE ? 1 : step + 1], k[2], k[3]);
+            }
+        }
+        const bool is_plain = part.is_plain(its, QUERIES, key, KEYS);
+        const float factor = is_plain ? part.factor() : 1.0f;
+        if (!is_plain) {
 #pragma unroll
-            for (int step = 0; step < D / 16; step++) {
-                const unsigned *at = &keys[(8 * n + g) * K_STRIDE + 8 * step + t];
-                multiply<T>(scores[n], q[step], at[0], at[4]);
+            for (int i = 0; i < KEYS / 2; i++) {
+                float &s = scores[i / 4][i % 4];
+                s = part.score(s, own + i % 4 / 2 * 8, key + i / 4 * 8 + 2 * t + i % 2);
             }
         }
 #pragma unroll
@@ -313,19 +389,17 @@ template <typename T, int D, int WARPS, typename Part> static __device__ __force
             float largest = -INFINITY;
 #pragma unroll
             for (int i = 0; i < KEYS / 4; i++) {
-                float &s = scores[i / 2][2 * r + i % 2];
-                s = part.score(s, own + 8 * r, key + i / 2 * 8 + 2 * t + i % 2);
-                largest = fmaxf(largest, s);
+                largest = fmaxf(largest, scores[i / 2][2 * r + i % 2]);
             }
             for (int distance = 2; distance > 0; distance /= 2) {
                 largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
             }
             float shrink;
-            const float base = running[r].raise(largest, &shrink);
+            const float base = running[r].raise(largest * factor, &shrink);
 #pragma unroll
             for (int i = 0; i < KEYS / 4; i++) {
                 float &s = scores[i / 2][2 * r + i % 2];
-                s = exp2f(s - base);
+                s = power_of_two(fmaf(s, factor, -base));
                 running[r].sum += s;
             }
 #pragma unroll
@@ -340,11 +414,14 @@ template <typename T, int D, int WARPS, typename Part> static __device__ __force
             const unsigned weights[4] = {pack<T>(low[0], low[1]), pack<T>(low[2], low[3]), pack<T>(high[0], high[1]),
                                          pack<T>(high[2], high[3])};
 #pragma unroll
-            for (int c = 0; c < D / 8; c++) {
-                const unsigned *at = &values[(8 * c + g) * V_STRIDE + 8 * step + t];
-                multiply<T>(sums[c], weights, at[0], at[4]);
+            for (int c = 0; c < D / 8; c += 2) {
+                unsigned v[4];
+                load_matrices<true>(v, &values[stage][place(16 * step + lane % 16, 8 * c, lane / 16 * 8)]);
+                multiply<T>(sums[c], weights, v[0], v[1]);
+                multiply<T>(sums[c + 1], weights, v[2], v[3]);
             }
         }
+        stage = STAGES - 1 - stage;
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {

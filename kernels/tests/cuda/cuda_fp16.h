@@ -71,7 +71,7 @@ inline float normcdff(float x) { return (float)(0.5 * std::erfc(-(double)x / std
 // c += a · b, 16 × 16 by 16 × 8, with the elements where PTX's mma.m16n8k16 has them in the threads of a warp: row r and
 // element k of a are in lane r % 8 · 4 + k % 8 / 2, word r / 8 + 2 · (k / 8); element k and column n of b in lane n · 4 + k
 // % 8 / 2, word k / 8.
-template <typename T> void tensor_product(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+template <typename T> void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     auto &words = current_thread->warp->words;
     const unsigned mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
     std::memcpy(words[current_thread->lane], mine, sizeof mine);
@@ -90,4 +90,36 @@ template <typename T> void tensor_product(float (&c)[4], const unsigned (&a)[4],
         }
     }
     wait_at(current_thread->warp->barrier);
+}
+
+// Four matrices of 8 × 8 elements of 16 bits, as PTX's ldmatrix.x4 has them in the threads of a warp: lane l says where row l % 8 of matrix l / 8 begins;
+// word i of lane l has row l / 4, elements l % 4 · 2 and the next, of matrix i or of what comes of transposing it.
+template <bool TRANSPOSED> void load_matrices(unsigned (&to)[4], const void *row) {
+    auto &words = current_thread->warp->words;
+    if ((size_t)row % 16 != 0) {
+        fprintf(stderr, "a row of a matrix begins at %p, not at whole 16 bytes\n", row);
+        exit(3);
+    }
+    std::memcpy(words[current_thread->lane], row, 16);
+    wait_at(current_thread->warp->barrier);
+    const auto element = [&](unsigned matrix, unsigned r, unsigned c) {
+        return words[8 * matrix + r][c / 2] >> (c % 2 * 16) & 0xffff;
+    };
+    const unsigned r = current_thread->lane / 4, c = current_thread->lane % 4 * 2;
+    for (unsigned i = 0; i < 4; i++) {
+        to[i] = TRANSPOSED ? element(i, c, r) | element(i, c + 1, r) << 16 : element(i, r, c) | element(i, r, c + 1) << 16;
+    }
+    wait_at(current_thread->warp->barrier);
+}
+
+// What is read before it has arrived is no number in 16 bits.
+inline void copy_later(uint4 *to, const uint4 *from, bool is_there) {
+    std::memset(to, 0xff, sizeof *to);
+    current_thread->on_their_way.push_back([=] { *to = is_there ? *from : make_uint4(0, 0, 0, 0); });
+}
+inline void wait_for_copies() {
+    for (const auto &arrive : current_thread->on_their_way) {
+        arrive();
+    }
+    current_thread->on_their_way.clear();
 }

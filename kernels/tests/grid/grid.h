@@ -38,6 +38,7 @@ struct Thread {
     unsigned lane;
     Warp *warp;
     bool done;
+    std::vector<std::function<void()>> on_their_way; // Copies that it has not waited for.
 };
 
 constexpr size_t STACK_BYTES = 128 * 1024;
@@ -100,6 +101,7 @@ inline void run_grid(Dim grid, Dim block, const std::function<void()> &kernel) {
             thread.warp = &warps[t / 32];
             thread.warp->barrier.expected++;
             thread.done = false;
+            thread.on_their_way.clear();
             getcontext(&thread.context);
             thread.context.uc_stack.ss_sp = thread.stack.get();
             thread.context.uc_stack.ss_size = STACK_BYTES;

@@ -127,6 +127,10 @@ impl Backend {
             Case { reach: Reach { behind, ahead }, ..Case::of(&[1, 5, 33, 150]) }.check(self);
         }
         Case { reach: Reach { behind: 40, ahead: 7 }, d: 200, ..Case::of(&[90]) }.check(self);
+        // One key of a tile is out of one query's reach: its first, its last.
+        for (behind, ahead) in [(62, usize::MAX), (usize::MAX, 30)] {
+            Case { reach: Reach { behind, ahead }, ..Case::of(&[64]) }.check(self);
+        }
     }
 
     /// Biases by head and distance.

@@ -191,6 +191,10 @@ impl Backend {
             Case { window, ..Case::decode(&[1, 19, 130, 300]) }.check(self);
             Case { window, ..Case::of(&[(5, 5), (33, 150)]) }.check(self);
         }
+        // One key of a tile is out of one query's reach: its first, its last.
+        for (window, tokens) in [(Some(63), (64, 64)), (None, (32, 46))] {
+            Case { window, ..Case::of(&[tokens]) }.check(self);
+        }
         for (softcap, window) in [(Some(0.5), None), (Some(50.0), Some(40))] {
             Case { softcap, window, ..Case::decode(&[1, 150]) }.check(self);
             Case { softcap, window, ..Case::of(&[(20, 60)]) }.check(self);
