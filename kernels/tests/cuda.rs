@@ -84,8 +84,13 @@ fn paged_attention_of_a_sequence_is_the_same_alone_and_among_others() {
 }
 
 #[test]
-fn gelu_agrees_with_the_oracle() {
-    CUDA.gelu();
+fn bias_and_activation_behind_a_product_agree_with_the_oracle() {
+    CUDA.linear();
+}
+
+#[test]
+fn norms_behind_a_bias_agree_with_the_oracle() {
+    CUDA.norms_behind_a_bias();
 }
 
 #[test]

@@ -18,6 +18,29 @@ static __device__ __forceinline__ const T *row_of(const T *table, const unsigned
     return table == nullptr ? nullptr : table + (size_t)rows[token] * dim;
 }
 
+template <int N, typename T>
+static __device__ __forceinline__ void embed_by(const T *first, const T *second, const T *third, const T *weight, const T *bias,
+                                                T *out, float eps, unsigned dim) {
+    const auto sum = [&](float(&to)[N], unsigned i) {
+        take(to, first + i);
+        if (second != nullptr) {
+            add_rounded(to, second, i);
+        }
+        if (third != nullptr) {
+            add_rounded(to, third, i);
+        }
+    };
+    if (weight != nullptr) {
+        normalise_row<N>(sum, weight, bias, out, eps, dim);
+        return;
+    }
+    for (unsigned i = threadIdx.x * N; i < dim; i += 32 * N) {
+        float x[N];
+        sum(x, i);
+        put(out + i, x);
+    }
+}
+
 template <typename T>
 static __device__ __forceinline__ void embed(const T *first, const T *second, const T *third, const unsigned *first_rows,
                                              const unsigned *second_rows, const unsigned *third_rows, const T *weight, const T *bias,
@@ -30,19 +53,10 @@ static __device__ __forceinline__ void embed(const T *first, const T *second, co
     second = row_of(second, second_rows, token, dim);
     third = row_of(third, third_rows, token, dim);
     out += (size_t)token * dim;
-    const auto sum = [&](unsigned i) {
-        float of = to_float(first[i]);
-        if (second != nullptr) {
-            of = rounded<T>(of + to_float(second[i]));
-        }
-        return third == nullptr ? of : rounded<T>(of + to_float(third[i]));
-    };
-    if (weight != nullptr) {
-        normalise_row(sum, weight, bias, out, eps, dim);
-        return;
-    }
-    for (unsigned i = threadIdx.x; i < dim; i += 32) {
-        from_float(sum(i), &out[i]);
+    if (is_wide(dim, first, second, third, weight, bias, out)) {
+        embed_by<WIDE<T>>(first, second, third, weight, bias, out, eps, dim);
+    } else {
+        embed_by<1>(first, second, third, weight, bias, out, eps, dim);
     }
 }
 

@@ -6,42 +6,35 @@
 // Functions: glu_f32, glu_f16, glu_bf16.
 // Arguments, in order: const T *x, T *out, unsigned rows, unsigned dim, unsigned activation, in the order of
 //   linear::Activation: 0 none, 1 GELU, 2 GELU by tanh, 3 SiLU, 4 ReLU, 5 tanh. x: [rows, 2 * dim]; out: [rows, dim].
-// Launch: block (256, 1, 1), grid (ceil(dim / 256), min(rows, 65535), 1): the kernel strides over the rows that are left.
-//   No dynamic shared memory.
+// Launch: block (128, 1, 1), grid (ceil(dim * sizeof(T) / 2048), min(rows, 65535), 1): the kernel strides over the columns and
+//   rows that are left. No dynamic shared memory.
 
-#include "../launch/numbers.cuh"
+#include "../launch/activations.cuh"
 
-static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-static __device__ __forceinline__ float activate(float x, unsigned activation) {
-    switch (activation) {
-    case 1:
-        // normcdff keeps its digits for negative x; below −15 it is 0, and −∞ · 0 would be NaN.
-        return x < -15.0f ? -0.0f : x * normcdff(x);
-    case 2:
-        // x/2 · (1 + tanh z) is x · sigmoid(2 z); the constants are 2 √(2/π), and that times 0.044715.
-        return x * sigmoid(x * fmaf(x * x, 0.071354814f, 1.5957691f));
-    case 3:
-        return x * sigmoid(x);
-    case 4:
-        // Not fmaxf, which would make 0 of NaN.
-        return x < 0.0f ? 0.0f : x;
-    case 5:
-        return tanhf(x);
-    default:
-        return x;
+template <int N, typename T>
+static __device__ __forceinline__ void glu_by(const T *x, T *out, unsigned rows, unsigned dim, unsigned activation) {
+    for (unsigned column = (blockIdx.x * blockDim.x + threadIdx.x) * N; column < dim; column += gridDim.x * blockDim.x * N) {
+        for (unsigned row = blockIdx.y; row < rows; row += gridDim.y) {
+            const T *at = x + 2 * (size_t)row * dim + column;
+            float gate[N], other[N];
+            take(gate, at);
+            take(other, at + dim);
+            activate(gate, activation);
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                gate[i] *= other[i];
+            }
+            put(&out[(size_t)row * dim + column], gate);
+        }
     }
 }
 
 template <typename T>
 static __device__ __forceinline__ void glu(const T *x, T *out, unsigned rows, unsigned dim, unsigned activation) {
-    const unsigned column = blockIdx.x * blockDim.x + threadIdx.x;
-    if (column >= dim) {
-        return;
-    }
-    for (unsigned row = blockIdx.y; row < rows; row += gridDim.y) {
-        const T *at = x + 2 * (size_t)row * dim + column;
-        from_float(activate(to_float(at[0]), activation) * to_float(at[dim]), &out[(size_t)row * dim + column]);
+    if (is_wide(dim, x, out)) {
+        glu_by<WIDE<T>>(x, out, rows, dim, activation);
+    } else {
+        glu_by<1>(x, out, rows, dim, activation);
     }
 }
 

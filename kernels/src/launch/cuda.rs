@@ -72,9 +72,9 @@ pub const MODULES: &[Module] = &[
         "prefill_bf16_256", "decode_bf16_256_1", "decode_bf16_256_4", "decode_bf16_256_8"
     ),
     module!("embed", "f32", "f16", "bf16"),
-    module!("gelu", "f32", "f16", "bf16"),
     module!("glu", "f32", "f16", "bf16"),
     module!("layer_norm", "f32", "f16", "bf16"),
+    module!("linear", "f32", "f16", "bf16"),
     module!("pool", "f32", "f16", "bf16"),
     module!("rms_norm", "f32", "f16", "bf16"),
     module!("rotary", "f32", "f16", "bf16"),
@@ -100,7 +100,7 @@ mod tests {
     fn a_card_gets_the_newest_code_that_it_can_run() {
         const CODE: [Ptx; 2] =
             [Ptx { compute_capability: (7, 5), text: "old" }, Ptx { compute_capability: (8, 0), text: "new" }];
-        let module = Module { op: "gelu", ptx: &CODE, functions: &[] };
+        let module = Module { op: "linear", ptx: &CODE, functions: &[] };
         for (card, expected) in [
             ((7, 0), None),
             ((7, 5), Some("old")),

@@ -19,6 +19,46 @@ template <typename T> static __device__ __forceinline__ float rounded(float x) {
     return to_float(stored);
 }
 
+// N neighbours in memory, which are read and written at once: at most 16 bytes, and at whole multiples of their size.
+template <typename T, int N> struct alignas(N * sizeof(T)) Neighbours {
+    T of[N];
+};
+
+template <int N, typename T> static __device__ __forceinline__ void take(float (&to)[N], const T *from) {
+    const Neighbours<T, N> all = *reinterpret_cast<const Neighbours<T, N> *>(from);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        to[i] = to_float(all.of[i]);
+    }
+}
+
+template <int N, typename T> static __device__ __forceinline__ void put(T *to, const float (&from)[N]) {
+    Neighbours<T, N> all;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        from_float(from[i], &all.of[i]);
+    }
+    *reinterpret_cast<Neighbours<T, N> *>(to) = all;
+}
+
+// As many numbers of a row added to some, each sum rounded to T.
+template <typename T, int N> static __device__ __forceinline__ void add_rounded(float (&to)[N], const T *row, unsigned i) {
+    float more[N];
+    take(more, row + i);
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        to[j] = rounded<T>(to[j] + more[j]);
+    }
+}
+
+// How many numbers of T 16 bytes are.
+template <typename T> constexpr int WIDE = 16 / sizeof(T);
+
+// Whether rows of so many numbers, which begin at these places, are whole 16 bytes at whole multiples of 16 bytes. Null is.
+template <typename T, typename... Pointers> static __device__ __forceinline__ bool is_wide(unsigned dim, const T *row, const Pointers *...rows) {
+    return dim % WIDE<T> == 0 && (((size_t)row | ... | (size_t)rows) & 15) == 0;
+}
+
 // The sum over the warp, in every lane.
 static __device__ __forceinline__ float warp_sum(float x) {
     for (int distance = 16; distance > 0; distance /= 2) {

@@ -7,23 +7,76 @@
 // Arguments, in order: const T *x, const unsigned *cu_seqlens, float *out, unsigned dim, unsigned kind (0 mean, 1 CLS, 2
 //   last), unsigned normalise (0 or 1). x: [tokens, dim]; cu_seqlens: [sequences + 1], as the host has checked it; out:
 //   [sequences, dim], f32.
-// Launch: block (256, 1, 1), grid (sequences, 1, 1). No dynamic shared memory.
+// Launch: block (32, 16, 1), grid (sequences, 1, 1). No dynamic shared memory.
 
 #include "../launch/numbers.cuh"
 
-// The sum over a block of up to 1024 threads whose number is a multiple of 32, in every thread.
+constexpr unsigned WARPS = 16;
+
+// The sum over the block, in every thread.
 static __device__ __forceinline__ float block_sum(float x) {
-    __shared__ float warps[32];
+    __shared__ float warps[WARPS];
     x = warp_sum(x);
-    if (threadIdx.x % 32 == 0) {
-        warps[threadIdx.x / 32] = x;
+    if (threadIdx.x == 0) {
+        warps[threadIdx.y] = x;
     }
     __syncthreads();
     float total = 0.0f;
-    for (unsigned warp = 0; warp < blockDim.x / 32; warp++) {
+    for (unsigned warp = 0; warp < WARPS; warp++) {
         total += warps[warp];
     }
     return total;
+}
+
+// Tokens are dealt out to the warps, columns to their lanes, N neighbours to each.
+template <int N, typename T>
+static __device__ __forceinline__ void pool_by(const T *x, unsigned begin, unsigned end, float *out, unsigned dim, unsigned normalise) {
+    __shared__ float sums[WARPS][32 * N];
+    const unsigned thread = threadIdx.y * 32 + threadIdx.x;
+    const float tokens = (float)(end - begin);
+    float squares = 0.0f;
+    for (unsigned chunk = 0; chunk < dim; chunk += 32 * N) {
+        const unsigned column = chunk + threadIdx.x * N;
+        float sum[N] = {};
+        if (column < dim) {
+#pragma unroll 4
+            for (unsigned token = begin + threadIdx.y; token < end; token += WARPS) {
+                float more[N];
+                take(more, x + (size_t)token * dim + column);
+#pragma unroll
+                for (int i = 0; i < N; i++) {
+                    sum[i] += more[i];
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            sums[threadIdx.y][threadIdx.x * N + i] = sum[i];
+        }
+        __syncthreads();
+        // Each thread has its own columns, so that it reads back only what it wrote.
+        if (thread < 32 * N && chunk + thread < dim) {
+            float total = 0.0f;
+            for (unsigned warp = 0; warp < WARPS; warp++) {
+                total += sums[warp][thread];
+            }
+            const float mean = total / tokens;
+            out[chunk + thread] = mean;
+            squares = fmaf(mean, mean, squares);
+        }
+        __syncthreads(); // Everybody has done with the sums.
+    }
+    if (normalise == 0) {
+        return; // The whole block.
+    }
+    const float length = sqrtf(block_sum(squares));
+    // Not fmaxf, which would make the floor of NaN.
+    const float divisor = length < 1e-12f ? 1e-12f : length;
+    if (thread < 32 * N) {
+        for (unsigned column = thread; column < dim; column += 32 * N) {
+            out[column] /= divisor;
+        }
+    }
 }
 
 template <typename T>
@@ -35,30 +88,11 @@ static __device__ __forceinline__ void pool(const T *x, const unsigned *cu_seqle
     } else if (kind == 2) {
         begin = end - 1;
     }
-    const float tokens = (float)(end - begin);
     out += (size_t)blockIdx.x * dim;
-
-    // Each thread has its own columns, so that it reads back only what it wrote.
-    float squares = 0.0f;
-    for (unsigned column = threadIdx.x; column < dim; column += blockDim.x) {
-        const T *at = x + (size_t)begin * dim + column;
-        float sum = 0.0f;
-        for (unsigned token = begin; token < end; token++) {
-            sum += to_float(*at);
-            at += dim;
-        }
-        const float mean = sum / tokens;
-        out[column] = mean;
-        squares = fmaf(mean, mean, squares);
-    }
-    if (normalise == 0) {
-        return; // The whole block.
-    }
-    const float length = sqrtf(block_sum(squares));
-    // Not fmaxf, which would make the floor of NaN.
-    const float divisor = length < 1e-12f ? 1e-12f : length;
-    for (unsigned column = threadIdx.x; column < dim; column += blockDim.x) {
-        out[column] /= divisor;
+    if (is_wide(dim, x)) {
+        pool_by<WIDE<T>>(x, begin, end, out, dim, normalise);
+    } else {
+        pool_by<1>(x, begin, end, out, dim, normalise);
     }
 }
 

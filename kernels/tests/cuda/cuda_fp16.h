@@ -52,6 +52,8 @@ inline float __fdiv_rn(float a, float b) { return a / b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __expf(float x) { return expf(x); }
 inline float __int2float_rn(int x) { return (float)x; }
 template <typename To, typename From> To bits_of(From x) {
     To y;
@@ -66,7 +68,6 @@ inline double __longlong_as_double(long long x) { return bits_of<double>(x); }
 typedef _Float16 __half;
 inline float __half2float(__half x) { return (float)x; }
 inline __half __float2half_rn(float x) { return (__half)x; }
-inline float normcdff(float x) { return (float)(0.5 * std::erfc(-(double)x / std::sqrt(2.0))); }
 
 // c += a · b, 16 × 16 by 16 × 8, with the elements where PTX's mma.m16n8k16 has them in the threads of a warp: row r and
 // element k of a are in lane r % 8 · 4 + k % 8 / 2, word r / 8 + 2 · (k / 8); element k and column n of b in lane n · 4 + k

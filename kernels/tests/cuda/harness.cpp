@@ -133,14 +133,19 @@ template <typename T, auto kernel> static void keep() {
     write(values);
 }
 
-// rows, dim, whether there is a bias; x, bias
-template <typename T, auto kernel> static void gelu() {
+// The grid of what goes by columns.
+template <typename T> static Dim by_columns(unsigned columns, unsigned rows) {
+    return {(unsigned)((columns * sizeof(T) + 2047) / 2048), rows, 1};
+}
+
+// rows, dim, whether there is a bias, activation; x, bias
+template <typename T, auto kernel> static void linear() {
     const unsigned rows = numbers[0], dim = numbers[1];
     auto x = read<T>((size_t)rows * dim);
     const auto bias = read<T>(numbers[2] ? dim : 0);
     // Two rows of blocks, so that the kernel has to stride.
-    run_grid({(dim + 255) / 256, std::min(rows, 2u), 1}, {256, 1, 1},
-             [&] { LAUNCH(kernel)(x.data(), numbers[2] ? bias.data() : nullptr, rows, dim); });
+    run_grid(by_columns<T>(dim, std::min(rows, 2u)), {128, 1, 1},
+             [&] { LAUNCH(kernel)(x.data(), numbers[2] ? bias.data() : nullptr, rows, dim, numbers[3]); });
     write(x);
 }
 
@@ -149,19 +154,23 @@ template <typename T, auto kernel> static void glu() {
     const unsigned rows = numbers[0], dim = numbers[1];
     const auto x = read<T>(2 * (size_t)rows * dim);
     std::vector<T> out((size_t)rows * dim, T(7.0f));
-    run_grid({(dim + 255) / 256, std::min(rows, 2u), 1}, {256, 1, 1},
+    run_grid(by_columns<T>(dim, std::min(rows, 2u)), {128, 1, 1},
              [&] { LAUNCH(kernel)(x.data(), out.data(), rows, dim, numbers[2]); });
     write(out);
 }
 
-// rows, dim, whether there is a residual; x, residual, weight, bias
+// What is added to every row before a norm, where the numbers say that there is something.
+template <typename T> static std::vector<T> shift_of(unsigned dim) { return read<T>(numbers.size() > 3 && numbers[3] ? dim : 0); }
+
+// rows, dim, whether there is a residual, whether there is a shift; x, residual, shift, weight, bias
 template <typename T, auto kernel> static void layer_norm() {
     const unsigned rows = numbers[0], dim = numbers[1];
     const auto x = read<T>((size_t)rows * dim), residual = read<T>(numbers[2] ? (size_t)rows * dim : 0);
-    const auto weight = read<T>(dim), bias = read<T>(dim);
+    const auto shift = shift_of<T>(dim), weight = read<T>(dim), bias = read<T>(dim);
     std::vector<T> out(x.size(), T(7.0f));
     run_grid({(rows + 3) / 4, 1, 1}, {32, 4, 1}, [&] {
-        LAUNCH(kernel)(x.data(), numbers[2] ? residual.data() : nullptr, weight.data(), bias.data(), out.data(), scalar, rows, dim);
+        LAUNCH(kernel)(x.data(), shift.empty() ? nullptr : shift.data(), numbers[2] ? residual.data() : nullptr, weight.data(),
+               bias.data(), out.data(), scalar, rows, dim);
     });
     write(out);
 }
@@ -192,20 +201,21 @@ template <typename T, auto kernel> static void pool() {
     const std::vector<unsigned> cu_seqlens = numbers_from(3);
     const auto x = read<T>((size_t)cu_seqlens.back() * dim);
     std::vector<float> out((cu_seqlens.size() - 1) * dim, 7.0f);
-    run_grid({(unsigned)cu_seqlens.size() - 1, 1, 1}, {256, 1, 1},
+    run_grid({(unsigned)cu_seqlens.size() - 1, 1, 1}, {32, 16, 1},
              [&] { LAUNCH(kernel)(x.data(), cu_seqlens.data(), out.data(), dim, numbers[1], numbers[2]); });
     write(out);
 }
 
-// rows, dim, whether there is a residual; x, residual, weight. The result, and with a residual the sum.
+// rows, dim, whether there is a residual, whether there is a shift; x, residual, shift, weight. The result, and with a residual the sum.
 template <typename T, auto kernel> static void rms_norm() {
     const unsigned rows = numbers[0], dim = numbers[1];
     auto x = read<T>((size_t)rows * dim), residual = read<T>(numbers[2] ? (size_t)rows * dim : 0);
-    const auto weight = read<T>(dim);
+    const auto shift = shift_of<T>(dim), weight = read<T>(dim);
     // In place: the result where x was, the sum where the residual was.
     T *const other = numbers[2] ? residual.data() : nullptr;
-    run_grid({(rows + 3) / 4, 1, 1}, {32, 4, 1},
-             [&] { LAUNCH(kernel)(x.data(), other, weight.data(), other, x.data(), scalar, rows, dim); });
+    run_grid({(rows + 3) / 4, 1, 1}, {32, 4, 1}, [&] {
+        LAUNCH(kernel)(x.data(), shift.empty() ? nullptr : shift.data(), other, weight.data(), other, x.data(), scalar, rows, dim);
+    });
     write(x);
     write(residual);
 }
@@ -217,7 +227,7 @@ template <typename T, auto kernel> static void rotary() {
     const unsigned rows = (unsigned)positions.size();
     auto x = read<T>((size_t)rows * stride);
     const auto cos = read<float>((size_t)numbers[3] * half), sin = read<float>((size_t)numbers[3] * half);
-    run_grid({(width / 2 + 255) / 256, std::min(rows, 2u), 1}, {256, 1, 1},
+    run_grid(by_columns<T>(width / 2, std::min(rows, 2u)), {128, 1, 1},
              [&] { LAUNCH(kernel)(x.data(), positions.data(), cos.data(), sin.data(), rows, stride, width, half); });
     write(x);
 }
@@ -281,7 +291,7 @@ int main(int count, char **arguments) {
                    {"attention_paged_keep_f32", keep<float, attention_paged_source::attention_paged_keep_f32>},
                    {"attention_paged_keep_f16", keep<__half, attention_paged_source::attention_paged_keep_f16>},
                    {"attention_paged_keep_bf16", keep<__nv_bfloat16, attention_paged_source::attention_paged_keep_bf16>},
-                   ON_EVERY_TYPE(embed), ON_EVERY_TYPE(gelu),
-                   ON_EVERY_TYPE(glu), ON_EVERY_TYPE(layer_norm), ON_EVERY_TYPE(pool), ON_EVERY_TYPE(rms_norm),
+                   ON_EVERY_TYPE(embed), ON_EVERY_TYPE(glu),
+                   ON_EVERY_TYPE(layer_norm), ON_EVERY_TYPE(linear), ON_EVERY_TYPE(pool), ON_EVERY_TYPE(rms_norm),
                    ON_EVERY_TYPE(rotary), {"sample_f32", sample}});
 }

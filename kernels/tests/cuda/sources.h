@@ -1,6 +1,7 @@
-// Every op's CUDA source, each in a namespace of its own: `gelu_source` has that of `gelu`. What includes this has said before what CUDA is.
+// Every op's CUDA source, each in a namespace of its own: `glu_source` has that of `glu`. What includes this has said before what CUDA is.
 #pragma once
 
+#include "../../src/launch/activations.cuh"
 #include "../../src/launch/flash.cuh"
 #include "../../src/launch/numbers.cuh"
 #include "../../src/layer_norm/row.cuh"
@@ -15,14 +16,14 @@ namespace attention_paged_source {
 namespace embed_source {
 #include "../../src/embed/cuda.cu"
 }
-namespace gelu_source {
-#include "../../src/gelu/cuda.cu"
-}
 namespace glu_source {
 #include "../../src/glu/cuda.cu"
 }
 namespace layer_norm_source {
 #include "../../src/layer_norm/cuda.cu"
+}
+namespace linear_source {
+#include "../../src/linear/cuda.cu"
 }
 namespace pool_source {
 #include "../../src/pool/cuda.cu"

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "not every backend has every type and op")]
 
 use half::{bf16, f16};
+use kernels::linear::Activation;
 use kernels::testing::{Fill, Tolerance, compare, normal};
 use kernels::{gelu, glu, layer_norm, pool, rms_norm, rotary};
 
@@ -70,7 +71,7 @@ impl Backend {
 
     /// Numbers: rows, dim, whether there is a bias. Arrays: x, bias. Gives x.
     pub(crate) fn gelu(&self) {
-        for (rows, dim, fused) in [(1, 1, false), (5, 31, true), (3, 257, true), (3, 300, false)] {
+        for (rows, dim, fused) in [(1, 1, false), (5, 31, true), (3, 257, true), (3, 300, false), (3, 1032, true)] {
             self.on_every_type_and_fill("gelu", rows * dim, |of, x| {
                 let bias = of.rounded(&normal(3, dim));
                 let bias = if fused { bias.as_slice() } else { &[] };
@@ -84,9 +85,68 @@ impl Backend {
         }
     }
 
+    /// What is behind a product. Numbers: rows, dim, whether there is a bias, activation. Arrays: x, bias. Gives the result.
+    pub(crate) fn linear(&self) {
+        for (rows, dim, fused, activation) in [
+            (1, 1, false, Activation::Gelu),
+            (5, 31, true, Activation::None),
+            (3, 257, true, Activation::Gelu),
+            (3, 300, false, Activation::GeluTanh),
+            (2, 33, true, Activation::Silu),
+            (2, 64, true, Activation::Relu),
+            (2, 40, true, Activation::Tanh),
+            (3, 1032, true, Activation::Gelu),
+        ] {
+            self.on_every_type_and_fill("linear", rows * dim, |of, x| {
+                if x.iter().any(|x| x.is_infinite()) && matches!(activation, Activation::GeluTanh | Activation::Silu) {
+                    // Minus infinity gives NaN or 0; neither is of use to anybody.
+                    return Some((vec![], vec![], of.tolerance));
+                }
+                let bias = of.rounded(&normal(3, dim));
+                let bias = if fused { bias.as_slice() } else { &[] };
+                let numbers = [rows, dim, usize::from(fused), activation as usize];
+                let found = (self.run)(&format!("linear_{}", of.ending), 0.0, &numbers, &[x, bias])?;
+                // A gated unit whose other half is ones. The sum is rounded to the type; the oracle knows f32 only, so it gets the rounded sum.
+                let sums = sums(of, x, bias);
+                let gated: Vec<f32> = sums.iter().flat_map(|x| [*x, 1.0]).collect();
+                let mut expected = vec![0.0; rows * dim];
+                glu::cpu::glu(&gated, 1, activation, &mut expected).unwrap();
+                Some((found, expected, of.tolerance))
+            });
+        }
+    }
+
+    /// Norms of rows that something is added to, as a product's bias is. Otherwise as [`Backend::layer_norm`] and [`Backend::rms_norm`].
+    pub(crate) fn norms_behind_a_bias(&self) {
+        for (rows, dim) in [(5, 31), (3, 264)] {
+            let shift = normal(6, dim);
+            let (residual, weight, bias) = (normal(2, rows * dim), weight(dim), normal(4, dim));
+            self.on_every_type_and_fill("layer_norm behind a bias", rows * dim, |of, x| {
+                let [shift, residual, weight, bias] =
+                    [&shift, &residual, &weight, &bias].map(|values| of.rounded(values));
+                let function = format!("layer_norm_{}", of.ending);
+                let found = (self.run)(&function, EPS, &[rows, dim, 1, 1], &[x, &residual, &shift, &weight, &bias])?;
+                let sum = sums(of, &sums(of, x, &shift), &residual);
+                let mut expected = vec![0.0; rows * dim];
+                let params = layer_norm::Params { weight: &weight, bias: &bias, eps: EPS };
+                layer_norm::cpu::layer_norm(&sum, None, &params, &mut expected).unwrap();
+                Some((found, expected, of.tolerance))
+            });
+            self.on_every_type_and_fill("rms_norm behind a bias", rows * dim, |of, x| {
+                let [shift, residual, weight] = [&shift, &residual, &weight].map(|values| of.rounded(values));
+                let function = format!("rms_norm_{}", of.ending);
+                let found = (self.run)(&function, EPS, &[rows, dim, 1, 1], &[x, &residual, &shift, &weight])?;
+                let sum = sums(of, &sums(of, x, &shift), &residual);
+                let mut expected = sum.clone();
+                rms_norm::cpu::rms_norm(&mut expected, &rms_norm::Params { weight: &weight, eps: EPS }).unwrap();
+                expected.extend(sum);
+                Some((found, expected, of.tolerance))
+            });
+        }
+    }
+
     /// Numbers: rows, dim, activation. Arrays: x. Gives the result.
     pub(crate) fn glu(&self) {
-        use kernels::linear::Activation;
         for (rows, dim, activation) in [
             (1, 1, Activation::None),
             (5, 31, Activation::Gelu),
@@ -94,6 +154,7 @@ impl Backend {
             (2, 300, Activation::Silu),
             (4, 33, Activation::Relu),
             (3, 64, Activation::Tanh),
+            (3, 1032, Activation::Gelu),
         ] {
             self.on_every_type_and_fill("glu", 2 * rows * dim, |of, x| {
                 if x.iter().any(|x| x.is_infinite()) {
@@ -110,7 +171,7 @@ impl Backend {
 
     /// Scalar: eps. Numbers: rows, dim, whether there is a residual. Arrays: x, residual, weight, bias. Gives the result.
     pub(crate) fn layer_norm(&self) {
-        for (rows, dim, fused) in [(1, 1, false), (5, 31, true), (4, 33, false), (6, 385, true), (3, 385, false)] {
+        for (rows, dim, fused) in NORMS {
             self.on_every_type_and_fill("layer_norm", rows * dim, |of, x| {
                 let residual = of.rounded(&normal(2, rows * dim));
                 let residual = if fused { residual.as_slice() } else { &[] };
@@ -130,9 +191,14 @@ impl Backend {
     /// Scalar: eps. Numbers: tokens, dim, how many tables, rows of each, whether it is normalised, which rows of each. Arrays: tables, weight and bias.
     /// Gives the sums.
     pub(crate) fn embed(&self) {
-        for (tokens, dim, terms, normed) in
-            [(1, 1, 1, false), (5, 31, 3, true), (6, 385, 2, true), (9, 40, 1, true), (7, 64, 3, false)]
-        {
+        for (tokens, dim, terms, normed) in [
+            (1, 1, 1, false),
+            (5, 31, 3, true),
+            (6, 385, 2, true),
+            (9, 40, 1, true),
+            (7, 264, 3, false),
+            (5, 520, 3, true),
+        ] {
             let rows = 4;
             self.on_every_type_and_fill("embed", rows * dim, |of, first| {
                 let others: Vec<Vec<f32>> =
@@ -163,7 +229,7 @@ impl Backend {
     /// Scalar: eps. Numbers: rows, dim, whether there is a residual. Arrays: x, residual, weight. Gives the result, and with a residual the
     /// sums behind it.
     pub(crate) fn rms_norm(&self) {
-        for (rows, dim, fused) in [(1, 1, false), (5, 31, true), (4, 33, false), (6, 385, true), (3, 385, false)] {
+        for (rows, dim, fused) in NORMS {
             self.on_every_type_and_fill("rms_norm", rows * dim, |of, x| {
                 let residual = of.rounded(&normal(2, rows * dim));
                 let residual = if fused { residual.as_slice() } else { &[] };
@@ -192,6 +258,7 @@ impl Backend {
             (&[0, 9, 10], 300, Kind::Cls, Norm::L2),
             (&[0, 1, 8, 40], 33, Kind::Last, Norm::L2),
             (&[0, 9, 10], 300, Kind::Last, Norm::None),
+            (&[0, 3, 90], 520, Kind::Mean, Norm::L2),
         ] {
             let (sequences, tokens) = (cu_seqlens.len() - 1, cu_seqlens[cu_seqlens.len() - 1] as usize);
             self.on_every_type_and_fill("pool", tokens * dim, |of, x| {
@@ -229,6 +296,10 @@ impl Backend {
         }
     }
 }
+
+/// Rows, numbers of each, whether something is added before.
+const NORMS: [(usize, usize, bool); 6] =
+    [(1, 1, false), (5, 31, true), (4, 33, false), (6, 385, true), (3, 385, false), (5, 776, true)];
 
 /// `x + other`, rounded to the type; `other` is added row by row if it is shorter, and not at all if it is empty.
 fn sums(of: &Type, x: &[f32], other: &[f32]) -> Vec<f32> {

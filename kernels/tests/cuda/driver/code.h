@@ -242,7 +242,7 @@ inline float relu(float x) { return x > 0 ? x : 0; }
 // By name, for as long as the library is loaded.
 inline const std::map<std::string, Code> &codes() {
     static const std::map<std::string, Code> all = {
-        ATTENTIONS(f32), ATTENTIONS(f16), ATTENTIONS(bf16), ON_TYPES(embed), ON_TYPES(gelu), ON_TYPES(glu), ON_TYPES(layer_norm), ON_TYPES(pool),
+        ATTENTIONS(f32), ATTENTIONS(f16), ATTENTIONS(bf16), ON_TYPES(embed), ON_TYPES(glu), ON_TYPES(layer_norm), ON_TYPES(linear), ON_TYPES(pool),
         ON_TYPES(rms_norm), ON_TYPES(rotary), {"sample_f32", ours(sample_source::sample_f32)},
         CANDLES(f32, float), CANDLES(f16, __half), CANDLES(bf16, __nv_bfloat16),
         {"ucopy_u32", loop(candle::copy<unsigned>)}, {"copy2d_u32", loop(candle::copy2d<unsigned>)},

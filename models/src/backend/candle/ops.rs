@@ -44,44 +44,39 @@ pub(super) fn embed(terms: &[(&Tensor, Tensor)], of: Option<&Norm>) -> Result<Te
     let taken = terms.iter().map(|(table, rows)| table.index_select(rows, 0));
     let Some(sum) = taken.reduce(|sum, rows| sum? + rows?) else { candle_core::bail!("embed: there is no table") };
     match of {
-        Some(of) => norm(&sum?, None, of),
+        Some(of) => norm(&sum?, None, None, of),
         None => sum,
     }
 }
 
-/// `norm(x + residual)` over the last dimension.
+/// `norm(x + shift + residual)` over the last dimension.
 ///
 /// # Shapes
-/// `x`, `residual`: `[t, h]`, contiguous.
-pub(super) fn norm(x: &Tensor, residual: Option<&Tensor>, norm: &Norm) -> Result<Tensor> {
-    if !is_fused(x) {
-        return ops_plain::norm(x, residual, norm);
+/// `x`, `residual`: `[t, h]`, contiguous; `shift`: `[h]`.
+pub(super) fn norm(x: &Tensor, shift: Option<&Tensor>, residual: Option<&Tensor>, norm: &Norm) -> Result<Tensor> {
+    if x.device().is_cuda() && is_fused(x) {
+        return x.apply_op1_no_bwd(&Fused(NormOp { shift, residual, norm }));
     }
-    x.apply_op1_no_bwd(&Fused(NormOp { residual, norm }))
+    let x = ops_plain::add(x, shift)?;
+    if !is_fused(&x) {
+        return ops_plain::norm(&x, residual, norm);
+    }
+    x.apply_op1_no_bwd(&Fused(NormOp { shift: None, residual, norm }))
 }
 
-/// `gelu(x + bias)`, exact.
+/// What a product has behind it: `activation(x + bias)`.
 ///
 /// # Shapes
 /// `x`: `[t, f]`, contiguous and of no other use: its memory is the result's; `bias`: `[f]`.
-pub(super) fn gelu(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    if !is_fused(&x) {
-        return bias.map_or(Ok(x.clone()), |bias| x.broadcast_add(bias))?.gelu_erf();
+pub(super) fn activate(x: Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
+    if bias.is_none() && activation == Activation::None {
+        return Ok(x);
     }
-    x.inplace_op1(&GeluOp { bias, width: x.dim(D::Minus1)? })?;
+    if !is_fused(&x) || (activation != Activation::Gelu && !x.device().is_cuda()) {
+        return ops_plain::activate(&ops_plain::add(&x, bias)?, activation);
+    }
+    x.inplace_op1(&ActivateOp { bias, activation, width: x.dim(D::Minus1)? })?;
     Ok(x)
-}
-
-/// An activation by itself.
-pub(super) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    match activation {
-        Activation::None => Ok(x.clone()),
-        Activation::Gelu => x.gelu_erf(),
-        Activation::GeluTanh => x.gelu(),
-        Activation::Silu => x.silu(),
-        Activation::Relu => x.relu(),
-        Activation::Tanh => x.tanh(),
-    }
 }
 
 /// The activation of the first half of each row times its second half.
@@ -251,6 +246,9 @@ pub(super) fn with_slices<R, const N: usize>(
 
 /// See [`norm`].
 pub(super) struct NormOp<'a> {
+    /// On CUDA only.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "elsewhere it has been added before"))]
+    pub(super) shift: Option<&'a Tensor>,
     pub(super) residual: Option<&'a Tensor>,
     pub(super) norm: &'a Norm,
 }
@@ -398,19 +396,22 @@ impl Op for PoolOp<'_> {
     on_metal!(super::ops_metal::pool);
 }
 
-/// See [`gelu`].
-pub(super) struct GeluOp<'a> {
+/// See [`activate`].
+pub(super) struct ActivateOp<'a> {
     pub(super) bias: Option<&'a Tensor>,
+    /// GELU, but on CUDA any.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "elsewhere there is one"))]
+    pub(super) activation: Activation,
     pub(super) width: usize,
 }
 
-impl InplaceOp1 for GeluOp<'_> {
+impl InplaceOp1 for ActivateOp<'_> {
     fn name(&self) -> &'static str {
-        "gelu"
+        "activate"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let values = slice_of_mut(storage, layout, "gelu")?;
+        let values = slice_of_mut(storage, layout, self.name())?;
         let parts = values.par_chunks_mut(ROWS_PER_TASK * self.width);
         let run = |bias: Option<&[f32]>| parts.try_for_each(|rows| kernels::gelu(rows, bias)).map_err(Error::wrap);
         match self.bias {
@@ -421,7 +422,7 @@ impl InplaceOp1 for GeluOp<'_> {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, storage: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
-        super::ops_cuda::gelu(self, storage, layout)
+        super::ops_cuda::activate(self, storage, layout)
     }
 
     #[cfg(feature = "metal")]

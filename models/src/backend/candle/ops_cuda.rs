@@ -2,7 +2,7 @@
 //! Every launch is as the head of the op's `cuda.cu` says. Never a synchronisation: all is in the order of a device's one stream.
 
 use super::encoder::Norm;
-use super::ops::{AttentionOp, GeluOp, GluOp, NormOp, Op, PoolOp, RotaryOp};
+use super::ops::{ActivateOp, AttentionOp, GluOp, NormOp, Op, PoolOp, RotaryOp};
 use crate::arch::encoder::NormKind;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, LaunchConfig, PushKernelArg};
@@ -102,6 +102,17 @@ pub(super) fn with_view<T: CudaDType, R>(
     run(&slice_of(storage.as_cuda_slice::<T>()?, layout)?)
 }
 
+/// Lends a tensor's memory, where there is a tensor.
+fn with_optional<T: CudaDType, R>(
+    tensor: Option<&Tensor>,
+    run: impl FnOnce(Option<&CudaView<'_, T>>) -> Result<R>,
+) -> Result<R> {
+    match tensor {
+        Some(tensor) => with_view(tensor, |view| run(Some(view))),
+        None => run(None),
+    }
+}
+
 /// Calls a function with the type of a storage as `T`.
 macro_rules! with_type {
     ($storage:expr, $function:ident($($argument:expr),*)) => {
@@ -149,10 +160,11 @@ pub(super) fn count(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(candle_core::Error::wrap)
 }
 
-/// A grid in which each thread has a column, and strides over rows.
-fn by_columns(rows: usize, columns: usize) -> Result<LaunchConfig> {
-    let grid_dim = (count(columns.div_ceil(256))?, count(rows.min(GRID_Y_MAX))?, 1);
-    Ok(LaunchConfig { grid_dim, block_dim: (256, 1, 1), shared_mem_bytes: 0 })
+/// A grid in which each thread has neighbouring columns, 16 bytes of them, and strides over rows.
+fn by_columns<T>(rows: usize, columns: usize) -> Result<LaunchConfig> {
+    const THREADS: usize = 128;
+    let grid_dim = (count((columns * size_of::<T>()).div_ceil(16 * THREADS))?, count(rows.min(GRID_Y_MAX))?, 1);
+    Ok(LaunchConfig { grid_dim, block_dim: (count(THREADS)?, 1, 1), shared_mem_bytes: 0 })
 }
 
 /// See [`super::ops::embed`]. Applied to the first table.
@@ -222,7 +234,7 @@ pub(super) fn norm<T: Element>(op: &NormOp<'_>, x: &View<'_, T>, width: usize, o
     let config =
         LaunchConfig { grid_dim: (count(out.rows.div_ceil(4))?, 1, 1), block_dim: (32, 4, 1), shared_mem_bytes: 0 };
     let (rows, dim, null) = (count(out.rows)?, count(width)?, 0_u64);
-    let mut launch = |residual: Option<&View<'_, T>>| {
+    let mut launch = |shift: Option<&View<'_, T>>, residual: Option<&View<'_, T>>| {
         with_view::<T, _>(&op.norm.weight, |weight| {
             with_view::<T, _>(&op.norm.bias, |bias| {
                 let function = match op.norm.kind {
@@ -231,6 +243,7 @@ pub(super) fn norm<T: Element>(op: &NormOp<'_>, x: &View<'_, T>, width: usize, o
                 };
                 let mut builder = function.builder();
                 builder.arg(x);
+                optional!(builder, shift, &null);
                 optional!(builder, residual, &null);
                 builder.arg(weight);
                 match op.norm.kind {
@@ -244,10 +257,7 @@ pub(super) fn norm<T: Element>(op: &NormOp<'_>, x: &View<'_, T>, width: usize, o
             })
         })
     };
-    match op.residual {
-        Some(residual) => with_view::<T, _>(residual, |residual| launch(Some(residual)))?,
-        None => launch(None)?,
-    }
+    with_optional::<T, _>(op.shift, |shift| with_optional::<T, _>(op.residual, |residual| launch(shift, residual)))?;
     Ok(out.storage(memory))
 }
 
@@ -259,7 +269,7 @@ pub(super) fn glu<T: Element>(op: &GluOp, x: &View<'_, T>, _: usize, out: Out<'_
     let mut builder = function.builder();
     builder.arg(x).arg(&mut memory).arg(&rows).arg(&dim).arg(&activation);
     // SAFETY: the arguments are those of the function's head; `x` has both halves of every row.
-    unsafe { builder.launch(by_columns(out.rows, out.width)?) }.w()?;
+    unsafe { builder.launch(by_columns::<T>(out.rows, out.width)?) }.w()?;
     Ok(out.storage(memory))
 }
 
@@ -308,10 +318,7 @@ pub(super) fn attention<T: Element>(
             unsafe { builder.launch(config) }.w().map(|_| ())
         })
     };
-    match op.bias {
-        Some(bias) => with_view::<f32, _>(&bias.table, |table| launch(Some(table)))?,
-        None => launch(None)?,
-    }
+    with_optional::<f32, _>(op.bias.map(|bias| &bias.table), &mut launch)?;
     Ok(out.storage(memory))
 }
 
@@ -325,7 +332,7 @@ pub(super) fn pool<T: Element>(op: &PoolOp<'_>, x: &View<'_, T>, width: usize, o
         Kind::Last => 2,
     };
     let (dim, normalise) = (count(width)?, 0_u32);
-    let config = LaunchConfig { grid_dim: (count(out.rows)?, 1, 1), block_dim: (256, 1, 1), shared_mem_bytes: 0 };
+    let config = LaunchConfig { grid_dim: (count(out.rows)?, 1, 1), block_dim: (32, 16, 1), shared_mem_bytes: 0 };
     with_view::<u32, _>(&op.places.cu_seqlens, |cu_seqlens| {
         let mut builder = function.builder();
         builder.arg(x).arg(cu_seqlens).arg(&mut memory).arg(&dim).arg(&kind).arg(&normalise);
@@ -335,29 +342,25 @@ pub(super) fn pool<T: Element>(op: &PoolOp<'_>, x: &View<'_, T>, width: usize, o
     Ok(out.storage(memory))
 }
 
-/// See [`super::ops::gelu`].
-pub(super) fn gelu(op: &GeluOp<'_>, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
-    with_type!(storage, gelu_of(op, storage, layout))
+/// See [`super::ops::activate`].
+pub(super) fn activate(op: &ActivateOp<'_>, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+    with_type!(storage, activate_of(op, storage, layout))
 }
 
-fn gelu_of<T: Element>(op: &GeluOp<'_>, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
-    let function = function!(storage.device, "gelu", "gelu_{}", T::NAME);
-    let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("gelu: the input has gaps") };
+fn activate_of<T: Element>(op: &ActivateOp<'_>, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+    let function = function!(storage.device, "linear", "linear_{}", T::NAME);
+    let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("activate: the input has gaps") };
     let rows = (end - start) / op.width;
-    let (row_count, dim, null) = (count(rows)?, count(op.width)?, 0_u64);
+    let (row_count, dim, activation, null) = (count(rows)?, count(op.width)?, op.activation as u32, 0_u64);
     let mut x = storage.as_cuda_slice_mut::<T>()?.slice_mut(start..end);
-    let mut launch = |bias: Option<&View<'_, T>>| {
+    with_optional::<T, _>(op.bias, |bias| {
         let mut builder = function.builder();
         builder.arg(&mut x);
         optional!(builder, bias, &null);
-        builder.arg(&row_count).arg(&dim);
+        builder.arg(&row_count).arg(&dim).arg(&activation);
         // SAFETY: the arguments are those of the function's head; `x` is whole rows.
-        unsafe { builder.launch(by_columns(rows, op.width)?) }.w().map(|_| ())
-    };
-    match op.bias {
-        Some(bias) => with_view::<T, _>(bias, |bias| launch(Some(bias))),
-        None => launch(None),
-    }
+        unsafe { builder.launch(by_columns::<T>(rows, op.width)?) }.w().map(|_| ())
+    })
 }
 
 /// See [`super::ops::rotary`].
@@ -381,7 +384,7 @@ fn rotary_of<T: Element>(op: &RotaryOp<'_>, storage: &mut CudaStorage, layout: &
                 builder.arg(&row_count).arg(&stride).arg(&width).arg(&half_count);
                 // SAFETY: the arguments are those of the function's head; there is a position for every row, and an angle for
                 // every position (a model's longest sequence is what the tables were made for).
-                unsafe { builder.launch(by_columns(rows, op.width / 2)?) }.w().map(|_| ())
+                unsafe { builder.launch(by_columns::<T>(rows, op.width / 2)?) }.w().map(|_| ())
             })
         })
     })

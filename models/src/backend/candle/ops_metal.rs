@@ -2,7 +2,7 @@
 //! told to the device is what [`kernels::launch::metal`] describes. Never a wait: all is in the order of Candle's one queue.
 
 use super::encoder::{Biases, Norm};
-use super::ops::{AttentionOp, GeluOp, GluOp, NormOp, Op, PoolOp, RotaryOp};
+use super::ops::{ActivateOp, AttentionOp, GluOp, NormOp, Op, PoolOp, RotaryOp};
 use super::ops_trial::try_ops;
 use crate::arch::encoder::{Heads, NormKind};
 use candle_core::backend::BackendStorage;
@@ -289,8 +289,8 @@ pub(super) fn pool(op: &PoolOp<'_>, on: &Input<'_>) -> Result<MetalStorage> {
     })
 }
 
-/// See [`super::ops::gelu`].
-pub(super) fn gelu(op: &GeluOp<'_>, storage: &MetalStorage, layout: &Layout) -> Result<()> {
+/// See [`super::ops::activate`], which is GELU here.
+pub(super) fn gelu(op: &ActivateOp<'_>, storage: &MetalStorage, layout: &Layout) -> Result<()> {
     let on = Input::new(storage, layout, op.width)?;
     let bias = op.bias.map(|bias| view(bias, on.dtype, op.width)).transpose()?;
     let gelu = Gelu { rows: on.rows, dim: op.width, x: on.x.clone(), bias };

@@ -2,7 +2,6 @@
 //! on Metal). Tensors come in and go out. Not fast: a sequence at a time, with whole matrices of scores.
 
 use super::encoder::{Angles, Biases, Norm, Places};
-use super::ops;
 use crate::arch::encoder::{Activation, Heads, NormKind, Reach};
 use candle_core::{D, DType, IndexOp, Result, Tensor};
 use kernels::pool::Kind;
@@ -16,10 +15,27 @@ pub(super) fn norm(x: &Tensor, residual: Option<&Tensor>, norm: &Norm) -> Result
     }
 }
 
+/// A row added to each row, where there is one.
+pub(super) fn add(x: &Tensor, row: Option<&Tensor>) -> Result<Tensor> {
+    row.map_or(Ok(x.clone()), |row| x.broadcast_add(row))
+}
+
+/// An activation by itself.
+pub(super) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::None => Ok(x.clone()),
+        Activation::Gelu => x.gelu_erf(),
+        Activation::GeluTanh => x.gelu(),
+        Activation::Silu => x.silu(),
+        Activation::Relu => x.relu(),
+        Activation::Tanh => x.tanh(),
+    }
+}
+
 /// See [`ops::glu`].
 pub(super) fn glu(x: &Tensor, activation: Activation) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
-    ops::activate(&x.narrow(1, 0, half)?.contiguous()?, activation)? * x.narrow(1, half, half)?
+    activate(&x.narrow(1, 0, half)?.contiguous()?, activation)? * x.narrow(1, half, half)?
 }
 
 /// See [`ops::rotary`].

@@ -2,7 +2,7 @@
 //! Candle's own steps in f32 on the CPU. Never a time.
 
 use super::encoder::{Angles, Biases, Norm, Places};
-use super::ops::{AttentionOp, Fused, GeluOp, GluOp, NormOp, Op, PoolOp, RotaryOp};
+use super::ops::{ActivateOp, AttentionOp, Fused, GluOp, NormOp, Op, PoolOp, RotaryOp};
 use super::ops_plain;
 use crate::arch::encoder::{Activation, Heads, NormKind, Reach};
 use crate::backend::packed::Packed;
@@ -102,13 +102,13 @@ impl Trial<'_> {
         for (kind, name) in [(NormKind::Layer, "layer_norm"), (NormKind::Rms, "rms_norm")] {
             let norm = Norm { kind, weight: self.row(WIDTH)?, bias: self.row(WIDTH)?, epsilon: 1e-5 };
             for residual in [None, Some(&x)] {
-                let op = NormOp { residual, norm: &norm };
+                let op = NormOp { shift: None, residual, norm: &norm };
                 add(name, self.by(&x, op, || ops_plain::norm(&x, residual, &norm))?);
             }
         }
 
         let bias = self.row(WIDTH)?;
-        let op = GeluOp { bias: Some(&bias), width: WIDTH };
+        let op = ActivateOp { bias: Some(&bias), activation: Activation::Gelu, width: WIDTH };
         add("gelu", self.in_place(&x, op, || x.broadcast_add(&bias)?.gelu_erf())?);
 
         use Activation::{Gelu, GeluTanh, Relu, Silu, Tanh};

@@ -2,6 +2,7 @@
 //! the graph's own vector or logits taken. One vector per item comes back.
 
 use super::session::Opened;
+use super::values;
 use crate::backend::plan::{self, Costs, Group};
 use crate::engine::{Engine, Error, Info, Item, Output, TensorSpec, Tokens};
 use crate::load::{self, Source, inspect};
@@ -78,20 +79,21 @@ impl Encoder {
             tensor.map(|tensor| (spec.name.clone(), tensor)).map_err(|e| broken(e.to_string()))
         });
         let inputs = inputs.collect::<Result<_, _>>()?;
-        let outputs = self.opened.run(inputs)?;
-        let output = outputs.into_iter().find(|output| output.name == self.output);
-        let tensor = output.ok_or_else(|| broken(format!("there is no output {:?}", self.output)))?.tensor;
-        let values = to_f32(&tensor).map_err(broken)?;
-        match (self.take, tensor.shape()) {
-            (Take::Row, &[b, v]) if b == sequences.len() => Ok(values.chunks_exact(v).map(<[f32]>::to_vec).collect()),
-            (Take::Pooled(pooling), &[b, l, h]) if b == sequences.len() && l == longest => {
-                let rows = values.chunks_exact(l * h).zip(sequences);
-                Ok(rows.map(|(rows, tokens)| pool(pooling, rows, tokens.ids.len(), h)).collect())
+        let (take, output) = (self.take, self.output.as_str());
+        self.opened.run(inputs, Some(output), |outputs| {
+            let output = outputs.get(output).ok_or_else(|| format!("there is no output {output:?}"))?.view();
+            let (shape, values) = values::floats(&output)?;
+            match (take, shape.as_slice()) {
+                (Take::Row, &[b, v]) if b == sequences.len() => {
+                    Ok(values.chunks_exact(v).map(<[f32]>::to_vec).collect())
+                }
+                (Take::Pooled(pooling), &[b, l, h]) if b == sequences.len() && l == longest => {
+                    let rows = values.chunks_exact(l * h).zip(sequences);
+                    Ok(rows.map(|(rows, tokens)| pool(pooling, rows, tokens.ids.len(), h)).collect())
+                }
+                (_, shape) => Err(format!("the output has shape {shape:?} for {} × {longest}", sequences.len())),
             }
-            (_, shape) => {
-                Err(broken(format!("{} has shape {shape:?} for {} × {longest}", self.output, sequences.len())))
-            }
-        }
+        })
     }
 }
 
@@ -209,16 +211,6 @@ fn fill(
     }
     let data: Vec<u8> = values.iter().flat_map(|value| (*value as i32).to_le_bytes()).collect();
     Tensor::new(datatype, shape, data.into())
-}
-
-/// The values of a float tensor.
-fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, String> {
-    let pairs = || tensor.data().chunks_exact(2).map(|c| [c[0], c[1]]);
-    match tensor.datatype() {
-        DataType::F16 => Ok(pairs().map(|c| half::f16::from_le_bytes(c).to_f32()).collect()),
-        DataType::BF16 => Ok(pairs().map(|c| half::bf16::from_le_bytes(c).to_f32()).collect()),
-        _ => tensor.to_f32().map_err(|e| e.to_string()),
-    }
 }
 
 /// Token vectors `[l, h]` of which the first `tokens` count, to one `[h]`. Sums in f64.

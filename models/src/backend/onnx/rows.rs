@@ -26,7 +26,7 @@ impl Rows {
     fn run_joined(&mut self, items: &[&[NamedTensor]]) -> Result<Vec<Output>, Error> {
         let counts: Vec<usize> = items.iter().map(|tensors| tensors[0].tensor.rows()).collect();
         let joined = (0..items[0].len()).map(|input| join(items, input)).collect::<Result<_, _>>()?;
-        let outputs = self.opened.run(joined)?;
+        let outputs = self.opened.run_all(joined)?;
         let total: usize = counts.iter().sum();
         let backend = self.opened.info.backend;
         if let Some(output) = outputs.iter().find(|output| output.tensor.rows() != total) {

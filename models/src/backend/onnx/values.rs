@@ -4,6 +4,7 @@ use crate::engine;
 use crate::tensor::{DataType, Tensor};
 use half::{bf16, f16};
 use ort::value::{DynValue, DynValueTypeMarker, Tensor as OrtTensor, TensorElementType, ValueRef};
+use std::borrow::Cow;
 
 /// Runs `$run!(rust type, our type)` for the type of a tensor that has elements of one size.
 macro_rules! for_each_number {
@@ -72,6 +73,23 @@ pub(super) fn to_ort(tensor: &Tensor) -> Result<DynValue, engine::Error> {
     for_each_number!(make)
 }
 
+/// A session's output of floats, as it lies there where it is f32.
+pub(super) fn floats<'a>(value: &'a ValueRef<'_, DynValueTypeMarker>) -> Result<(Vec<usize>, Cow<'a, [f32]>), String> {
+    let dims = |shape: &ort::value::Shape| shape.iter().map(|dim| *dim as usize).collect();
+    macro_rules! read {
+        ($rust:ty, $convert:expr) => {{
+            let (shape, values) = value.try_extract_tensor::<$rust>().map_err(|e| e.to_string())?;
+            Ok((dims(shape), $convert(values)))
+        }};
+    }
+    match value.dtype().tensor_type() {
+        Some(TensorElementType::Float32) => read!(f32, Cow::Borrowed),
+        Some(TensorElementType::Float16) => read!(f16, |values: &[f16]| values.iter().map(|x| x.to_f32()).collect()),
+        Some(TensorElementType::Bfloat16) => read!(bf16, |values: &[bf16]| values.iter().map(|x| x.to_f32()).collect()),
+        other => Err(format!("an output is of {other:?}, not of floats")),
+    }
+}
+
 /// A session's output.
 pub(super) fn from_ort(value: &ValueRef<'_, DynValueTypeMarker>) -> Result<Tensor, String> {
     let element = value.dtype().tensor_type().ok_or("an output is not a tensor")?;
@@ -82,7 +100,9 @@ pub(super) fn from_ort(value: &ValueRef<'_, DynValueTypeMarker>) -> Result<Tenso
             match datatype {
                 $(DataType::$ours => {
                     let (shape, values) = value.try_extract_tensor::<$rust>().map_err(|e| e.to_string())?;
-                    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                    let mut bytes = vec![0; size_of_val(values)];
+                    let places = bytes.chunks_exact_mut(size_of::<$rust>());
+                    places.zip(values).for_each(|(place, value)| place.copy_from_slice(&value.to_le_bytes()));
                     Tensor::new(datatype, dims(shape), bytes.into())
                 })*
                 DataType::Bool => {

@@ -27,7 +27,7 @@ impl Forward<'_> {
         if self.decoder.words_scale != 1.0 {
             x = (x * f64::from(self.decoder.words_scale))?;
         }
-        let mut input = norm(&x, None, &first.attention_norm)?;
+        let mut input = norm(&x, None, None, &first.attention_norm)?;
         for (index, layer) in layers.iter().enumerate() {
             let step = Step { heads: &self.decoder.heads, batch, arrays, cache: &self.caches[index] };
             let attended = self.attended(layer, &input, step)?;
@@ -39,10 +39,10 @@ impl Forward<'_> {
                 None => {
                     let Some(asked) = &arrays.asked else { return Ok(None) };
                     if batch.asks_for_all() {
-                        return self.logits(&norm(&forwarded, Some(&x), &self.weights.norm)?).map(Some);
+                        return self.logits(&norm(&forwarded, None, Some(&x), &self.weights.norm)?).map(Some);
                     }
                     let (x, forwarded) = (x.index_select(asked, 0)?, forwarded.index_select(asked, 0)?);
-                    return self.logits(&norm(&forwarded, Some(&x), &self.weights.norm)?).map(Some);
+                    return self.logits(&norm(&forwarded, None, Some(&x), &self.weights.norm)?).map(Some);
                 }
             }
         }
@@ -72,5 +72,5 @@ fn forwarded(layer: &Layer, input: &Tensor) -> Result<Tensor> {
 }
 
 fn normed(x: Tensor, of: Option<&Norm>) -> Result<Tensor> {
-    of.map_or(Ok(x.clone()), |of| norm(&x, None, of))
+    of.map_or(Ok(x.clone()), |of| norm(&x, None, None, of))
 }

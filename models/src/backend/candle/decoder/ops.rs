@@ -88,7 +88,7 @@ pub(super) fn is_on_cuda(heads: &Heads) -> bool {
 pub(super) fn add_norm(x: &Tensor, y: &Tensor, of: &Norm) -> Result<(Tensor, Tensor)> {
     if !is_fused(x) || !is_fused(y) {
         let sum = (x + y)?;
-        let normed = norm(&sum, None, of)?;
+        let normed = norm(&sum, None, None, of)?;
         return Ok((sum, normed));
     }
     let both = x.apply_op2_no_bwd(y, &AddNormOp { norm: of })?;

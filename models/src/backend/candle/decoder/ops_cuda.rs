@@ -38,12 +38,12 @@ fn add_norm_of<T: Element>(
     let function = function!(out.device, "rms_norm", "rms_norm_{}", T::NAME);
     let config =
         LaunchConfig { grid_dim: (count(rows.div_ceil(4))?, 1, 1), block_dim: (32, 4, 1), shared_mem_bytes: 0 };
-    let (row_count, dim) = (count(rows)?, count(width)?);
+    let (row_count, dim, null) = (count(rows)?, count(width)?, 0_u64);
     {
         let (mut sum, mut normed) = memory.split_at_mut(rows * width);
         with_view::<T, _>(&op.norm.weight, |weight| {
             let mut builder = function.builder();
-            builder.arg(&y).arg(&x).arg(weight).arg(&mut sum).arg(&mut normed);
+            builder.arg(&y).arg(&null).arg(&x).arg(weight).arg(&mut sum).arg(&mut normed);
             builder.arg(&op.norm.epsilon).arg(&row_count).arg(&dim);
             // SAFETY: the arguments are those of the function's head; `x`, `y` and both halves of the memory are rows of `width`.
             unsafe { builder.launch(config) }.w().map(|_| ())

@@ -16,7 +16,7 @@ pub(super) fn keep(qkv: &Tensor, turn: Turn<'_>, step: Step<'_>, cache: &Tensor)
     if let Some((of_queries, of_keys)) = turn.norms {
         let normed = |first: usize, width: usize, of| {
             let part = qkv.narrow(1, first, width)?.contiguous()?;
-            ops::norm(&part.reshape((rows * width / heads.dim, heads.dim))?, None, of)?.reshape((rows, width))
+            ops::norm(&part.reshape((rows * width / heads.dim, heads.dim))?, None, None, of)?.reshape((rows, width))
         };
         qkv = Tensor::cat(&[normed(0, q, of_queries)?, normed(q, k, of_keys)?, qkv.narrow(1, q + k, k)?], 1)?;
     }

@@ -2,8 +2,9 @@
 //! type that is computed in; GGUF's blocks stay as they are, for Candle's own products with them.
 
 use crate::arch::decoder::{self, Decoder, NormKind, Slice};
+use crate::arch::encoder::Activation;
 use crate::backend::candle::encoder::{Angles, Norm, failed};
-use crate::backend::candle::ops::embed;
+use crate::backend::candle::ops::{activate, embed};
 use crate::load::Error;
 use crate::load::checkpoint::{Checkpoint, Type, View};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
@@ -52,7 +53,7 @@ impl Dense {
             [piece] => of(piece)?,
             pieces => Tensor::cat(&pieces.iter().map(of).collect::<candle_core::Result<Vec<_>>>()?, D::Minus1)?,
         };
-        self.bias.as_ref().map_or(Ok(product.clone()), |bias| product.broadcast_add(bias))
+        activate(product, self.bias.as_ref(), Activation::None)
     }
 }
 

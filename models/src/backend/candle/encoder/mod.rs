@@ -207,20 +207,20 @@ impl Encoder {
         for layer in &self.layers {
             x = self.layer(layer, x, &places)?;
         }
-        x = normalised(self.norm.as_ref(), x, None)?;
+        x = normalised(self.norm.as_ref(), x)?;
         let mut vectors = match packed.pooled(&self.description.head) {
             Pooled::Kind(kind) => ops::pool(&x, &places, kind)?,
             Pooled::Tokens(tokens) => x.index_select(&on_device(&tokens)?, 0)?.to_dtype(DType::F32)?,
         };
         for (dense, activation, norm) in &self.steps {
-            vectors = normalised(norm.as_ref(), dense.activated(&vectors, *activation)?, None)?;
+            vectors = normalised(norm.as_ref(), dense.activated(&vectors, *activation)?)?;
         }
         Ok(vectors)
     }
 
     fn layer(&self, layer: &LayerWeights, x: Tensor, places: &Places) -> Result<Tensor> {
         let (heads, description) = (&self.description.heads, &layer.description);
-        let input = normalised(layer.attention_norm.as_ref(), x.clone(), None)?;
+        let input = normalised(layer.attention_norm.as_ref(), x.clone())?;
         let mut qkv = layer.qkv.apply(&input)?;
         let (q, k) = (heads.query_width(), heads.keys * heads.dim);
         if let Some((of_queries, of_keys)) = &layer.head_norms {
@@ -230,39 +230,38 @@ impl Encoder {
             qkv = ops::rotary(qkv, q + k, places, &self.rotaries[rotary])?;
         }
         let context = ops::attention(&qkv, places, heads, description.reach, self.bias.as_ref())?;
-        let attended = layer.attention_out.apply(&context)?;
-        let x = normalised(layer.attention_norm_after.as_ref(), attended, Some(&x))?;
+        let x = layer.attention_out.normalised(&context, layer.attention_norm_after.as_ref(), &x)?;
 
-        let input = normalised(layer.feed_forward_norm.as_ref(), x.clone(), None)?;
+        let input = normalised(layer.feed_forward_norm.as_ref(), x.clone())?;
         let inner = match description.gated {
             true => ops::glu(&layer.up.apply(&input)?, description.activation)?,
             false => layer.up.activated(&input, description.activation)?,
         };
-        let forwarded = layer.down.apply(&inner)?;
-        normalised(layer.feed_forward_norm_after.as_ref(), forwarded, Some(&x))
+        layer.down.normalised(&inner, layer.feed_forward_norm_after.as_ref(), &x)
     }
 }
 
 impl Dense {
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let product = x.matmul(&self.weight)?;
-        self.bias.as_ref().map_or(Ok(product.clone()), |bias| product.broadcast_add(bias))
+        self.activated(x, Activation::None)
     }
 
     fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        match activation {
-            Activation::Gelu => ops::gelu(x.matmul(&self.weight)?, self.bias.as_ref()),
-            other => ops::activate(&self.apply(x)?, other),
+        ops::activate(x.matmul(&self.weight)?, self.bias.as_ref(), activation)
+    }
+
+    /// `norm(x W + b + residual)`, whatever there is of it.
+    fn normalised(&self, x: &Tensor, norm: Option<&Norm>, residual: &Tensor) -> Result<Tensor> {
+        match norm {
+            Some(norm) => ops::norm(&x.matmul(&self.weight)?, self.bias.as_ref(), Some(residual), norm),
+            None => self.apply(x)? + residual,
         }
     }
 }
 
-/// `norm(x + residual)`, whatever there is of it.
-fn normalised(norm: Option<&Norm>, x: Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-    match norm {
-        Some(norm) => ops::norm(&x, residual, norm),
-        None => residual.map_or(Ok(x.clone()), |residual| x + residual),
-    }
+/// `norm(x)`, where there is a norm.
+fn normalised(norm: Option<&Norm>, x: Tensor) -> Result<Tensor> {
+    norm.map_or(Ok(x.clone()), |norm| ops::norm(&x, None, None, norm))
 }
 
 /// Parts of `x` side by side, `[t, width]` each: where there is a norm, each head of `dim` elements on its own.
@@ -274,7 +273,9 @@ fn normalised_heads(x: &Tensor, parts: &[(usize, Option<&Norm>)], dim: usize) ->
         let part = x.narrow(1, first, *width)?.contiguous()?;
         first += width;
         done.push(match norm {
-            Some(norm) => ops::norm(&part.reshape((rows * width / dim, dim))?, None, norm)?.reshape((rows, *width))?,
+            Some(norm) => {
+                ops::norm(&part.reshape((rows * width / dim, dim))?, None, None, norm)?.reshape((rows, *width))?
+            }
             None => part,
         });
     }

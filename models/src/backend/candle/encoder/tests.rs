@@ -52,9 +52,13 @@ fn norms_agree() {
         for (kind, rows, width) in [(NormKind::Layer, 70, 33), (NormKind::Rms, 70, 33), (NormKind::Layer, 1, 4)] {
             let norm = Norm { kind, weight: row(device, 1, width), bias: row(device, 2, width), epsilon: 1e-5 };
             let (x, residual) = (values(device, 3, rows, width), values(device, 4, rows, width));
-            for residual in [None, Some(&residual)] {
-                assert!(ops::is_fused(&x));
-                close(&ops::norm(&x, residual, &norm).unwrap(), &ops_plain::norm(&x, residual, &norm).unwrap(), 2e-5);
+            assert!(ops::is_fused(&x));
+            let shift = row(device, 5, width);
+            for (shift, residual) in
+                [(None, None), (None, Some(&residual)), (Some(&shift), None), (Some(&shift), Some(&residual))]
+            {
+                let plain = ops_plain::norm(&ops_plain::add(&x, shift).unwrap(), residual, &norm).unwrap();
+                close(&ops::norm(&x, shift, residual, &norm).unwrap(), &plain, 2e-5);
             }
         }
     }
@@ -65,10 +69,11 @@ fn activations_and_gates_agree() {
     for device in &devices() {
         use Activation::{Gelu, GeluTanh, Relu, Silu, Tanh};
         let (x, bias) = (values(device, 1, 40, 66), row(device, 2, 66));
-        let plain = x.broadcast_add(&bias).unwrap().gelu_erf().unwrap();
-        close(&ops::gelu(x.copy().unwrap(), Some(&bias)).unwrap(), &plain, 2e-6);
-        close(&ops::gelu(x.copy().unwrap(), None).unwrap(), &x.gelu_erf().unwrap(), 2e-6);
         for activation in [Activation::None, Gelu, GeluTanh, Silu, Relu, Tanh] {
+            for bias in [None, Some(&bias)] {
+                let plain = ops_plain::activate(&ops_plain::add(&x, bias).unwrap(), activation).unwrap();
+                close(&ops::activate(x.copy().unwrap(), bias, activation).unwrap(), &plain, 2e-6);
+            }
             close(&ops::glu(&x, activation).unwrap(), &ops_plain::glu(&x, activation).unwrap(), 5e-6);
         }
     }

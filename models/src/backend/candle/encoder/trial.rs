@@ -18,7 +18,7 @@ pub(crate) fn try_device(device: &Device) -> std::result::Result<(), String> {
         let x = Tensor::from_vec(numbers(ROWS * WIDTH), (ROWS, WIDTH), device)?;
         let weight = Tensor::from_vec(numbers(WIDTH * WIDTH), (WIDTH, WIDTH), device)?;
         let bias = Tensor::from_vec(numbers(WIDTH), WIDTH, device)?;
-        super::ops::gelu(x.matmul(&weight)?, Some(&bias))?.flatten_all()?.to_vec1()
+        super::ops::activate(x.matmul(&weight)?, Some(&bias), super::Activation::Gelu)?.flatten_all()?.to_vec1()
     };
     let found = run(device).map_err(|error| error.to_string())?;
     let expected = run(&Device::Cpu).map_err(|error| format!("on the CPU: {error}"))?;
