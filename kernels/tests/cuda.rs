@@ -44,6 +44,11 @@ fn attention_agrees_with_the_oracle_with_a_bias() {
 }
 
 #[test]
+fn attention_agrees_with_the_oracle_where_something_is_added_to_its_operands() {
+    ATTENTION.attention_shift();
+}
+
+#[test]
 fn attention_agrees_with_the_oracle_on_unusual_data() {
     ATTENTION.attention_data();
 }

@@ -5,13 +5,15 @@
 // Compiled with the feature `cuda`; tests/cuda.rs runs it on the CPU.
 //
 // Functions: attention_<type>_<D>: type f32, f16 or bf16; D 32, 64, 128 or 256, the least that is not below head_dim.
-// Arguments, in order: const T *q, const T *k, const T *v, const unsigned *cu_seqlens, const float *bias (or null), T *out,
+// Arguments, in order: const T *q, const T *k, const T *v, const T *shift (or null),
+//   const unsigned *cu_seqlens, const float *bias (or null), T *out,
 //   unsigned q_stride, unsigned k_stride, unsigned v_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, float
 //   scale, unsigned behind, unsigned ahead, unsigned span. q, k, v: rows of [heads * head_dim] or [kv_heads * head_dim] at
-//   their strides, in elements; cu_seqlens: [sequences + 1], as the host has checked it; bias: [heads, 2 * span + 1] as
+//   their strides, in elements; shift: [(heads + 2 * kv_heads) * head_dim], what is added to each row of queries, keys and values
+//   beforehand; cu_seqlens: [sequences + 1], as the host has checked it; bias: [heads, 2 * span + 1] as
 //   attention::Relative has it; out: [tokens, heads * head_dim], not one of the operands. behind and ahead are
-//   attention::Reach, 0xffffffff for no bound. head_dim and the strides are multiples of 16 bytes, and q, k and v begin at
-//   one.
+//   attention::Reach, 0xffffffff for no bound. head_dim and the strides are multiples of 16 bytes, and q, k, v and
+//   shift begin at one.
 // Launch: block (32, W, 1), grid (ceil(longest sequence / (16 * W)), heads, sequences), at most 65535 sequences; W is 4,
 //   with D 256 it is 2. Blocks behind the end of their sequence return at once. No dynamic shared memory.
 //
@@ -24,7 +26,7 @@
 
 // The arguments.
 template <typename T> struct Call {
-    const T *q, *k, *v;
+    const T *q, *k, *v, *shift;
     const unsigned *cu_seqlens;
     const float *bias;
     T *output;
@@ -36,6 +38,8 @@ template <typename T> struct Call {
 // What one block works at: one head of one sequence, whose first token is token 0.
 template <typename T> struct Part {
     const T *q, *k, *v;
+    // Of its queries and its values, or null. What is added to every key adds the same to all scores of a query, and so nothing to weights.
+    const T *q_shift, *v_shift;
     T *output;
     // Of distance 0, or null.
     const float *bias;
@@ -48,6 +52,8 @@ template <typename T> struct Part {
     __device__ __forceinline__ const T *key(int row) const { return k + (size_t)row * k_stride; }
     __device__ __forceinline__ const T *value(int row) const { return v + (size_t)row * v_stride; }
     __device__ __forceinline__ T *out(int row) const { return output + (size_t)row * out_stride; }
+    __device__ __forceinline__ const T *query_shift() const { return q_shift; }
+    __device__ __forceinline__ const T *value_shift() const { return v_shift; }
     __device__ __forceinline__ int begin(int first) const { return max(0, first - behind); }
     __device__ __forceinline__ int end(int first, int rows) const { return min(keys, first + rows + ahead); }
 
@@ -74,6 +80,9 @@ template <typename T> static __device__ __forceinline__ Part<T> part_of(const Ca
     part.q = call.q + begin * call.q_stride + head * call.head_dim;
     part.k = call.k + begin * call.k_stride + kv_head * call.head_dim;
     part.v = call.v + begin * call.v_stride + kv_head * call.head_dim;
+    const unsigned q_width = call.heads * call.head_dim, kv_width = call.kv_heads * call.head_dim;
+    part.q_shift = call.shift == nullptr ? nullptr : call.shift + head * call.head_dim;
+    part.v_shift = call.shift == nullptr ? nullptr : call.shift + q_width + kv_width + kv_head * call.head_dim;
     part.output = call.output + (begin * call.heads + head) * call.head_dim;
     part.bias = call.bias == nullptr ? nullptr : call.bias + (size_t)head * (2 * call.span + 1) + call.span;
     part.q_stride = call.q_stride;
@@ -91,10 +100,10 @@ template <typename T> static __device__ __forceinline__ Part<T> part_of(const Ca
 #define ATTENTION(type, T, D, WARPS, BLOCKS, FORM)                                                                            \
     extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)                                                      \
         attention_##type##_##D(                                                                                           \
-            const T *q, const T *k, const T *v, const unsigned *cu_seqlens, const float *bias, T *out, unsigned q_stride, \
-            unsigned k_stride, unsigned v_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, float scale,      \
+            const T *q, const T *k, const T *v, const T *shift, const unsigned *cu_seqlens, const float *bias, T *out,        \
+            unsigned q_stride, unsigned k_stride, unsigned v_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, float scale,      \
             unsigned behind, unsigned ahead, unsigned span) {                                                             \
-        FORM<T, D, WARPS>(part_of<T>({q, k, v, cu_seqlens, bias, out, q_stride, k_stride, v_stride, heads, kv_heads,      \
+        FORM<T, D, WARPS>(part_of<T>({q, k, v, shift, cu_seqlens, bias, out, q_stride, k_stride, v_stride, heads, kv_heads,      \
                                       head_dim, scale, behind, ahead, span}));                                            \
     }
 

@@ -320,6 +320,8 @@ template <typename T> struct Part {
     __device__ __forceinline__ T *out(int row) const {
         return call.output + (size_t)(first_row + row) * (call.heads * call.head_dim) + column;
     }
+    __device__ __forceinline__ const T *query_shift() const { return nullptr; }
+    __device__ __forceinline__ const T *value_shift() const { return nullptr; }
     __device__ __forceinline__ int begin(int first) const { return max(0, position + first - behind); }
     __device__ __forceinline__ int end(int first, int rows) const { return min(keys, position + first + rows); }
 

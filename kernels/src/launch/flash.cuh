@@ -7,6 +7,7 @@
 //   unsigned head_dim            elements of a row, whole 16 bytes
 //   const T *query(int), *key(int), *value(int)    where rows begin, each at whole 16 bytes
 //   T *out(int)                  where a query's row of context goes
+//   const T *query_shift(), *value_shift()         what is added to each query and to each value, or null; at whole 16 bytes
 //   int begin(int first), end(int first, int rows) the keys that queries first..first + rows may see, as a range
 //   float score(float product, int query, int key) a score in powers of two, of which weights are made; −∞ for a key that the query
 //                                does not see and for one that is not there, anything for a query that is not there
@@ -56,6 +57,11 @@ struct Running {
     }
 };
 
+// What is added at an element of a row.
+template <typename T> static __device__ __forceinline__ float shift_of(const T *shift, unsigned column) {
+    return shift == nullptr ? 0.0f : to_float(shift[column]);
+}
+
 // 16 bytes of a row, or zeros where there is no such row or behind the head's last element.
 template <typename T>
 static __device__ __forceinline__ uint4 vector_of(const T *row, bool is_there, unsigned column, unsigned head_dim) {
@@ -85,9 +91,13 @@ static __device__ __forceinline__ void load(float *to, const Part &part, int fir
         const int i = pass * THREADS + threadIdx.y * 32 + threadIdx.x, row = i / (D / WIDE), column = i % (D / WIDE) * WIDE;
         const uint4 bits = vector_at<WHICH>(part, first + row, column);
         const T *elements = reinterpret_cast<const T *>(&bits);
+        float shift[WIDE] = {};
+        if (WHICH == OF_QUERIES && part.query_shift() != nullptr && column < part.head_dim) {
+            take(shift, part.query_shift() + column);
+        }
 #pragma unroll
         for (int j = 0; j < WIDE; j++) {
-            to[row * (D + 4) + column + j] = to_float(elements[j]);
+            to[row * (D + 4) + column + j] = WHICH == OF_QUERIES ? rounded<T>(to_float(elements[j]) + shift[j]) : to_float(elements[j]);
         }
     }
 }
@@ -200,7 +210,7 @@ static __device__ __forceinline__ void plain(const Part &part) {
         for (int c = 0; c < D / 8; c++) {
             const unsigned column = c / 4 * 32 + 4 * lane + c % 4;
             if (query < part.queries && column < part.head_dim) {
-                from_float(sums[r][c / 4][c % 4] / sum, part.out(query) + column);
+                from_float(sums[r][c / 4][c % 4] / sum + shift_of(part.value_shift(), column), part.out(query) + column);
             }
         }
     }
@@ -333,9 +343,14 @@ template <typename T, int D, int WARPS, typename Part> static __device__ __force
     if (IS_WIDE) {
         for (int i = thread; i < QUERIES * WARPS * (D / 8); i += THREADS) {
             const int row = i / (D / 8), column = i % (D / 8) * 8;
-            const bool is_there = first + row < part.queries && column < part.head_dim;
-            const T *from = part.query(is_there ? first + row : 0) + (is_there ? column : 0);
-            copy_later((uint4 *)&queries[place(row, column, 0)], (const uint4 *)from, is_there);
+            uint4 eight = vector_at<OF_QUERIES>(part, first + row, column);
+            if (part.query_shift() != nullptr && column < part.head_dim) {
+                float sum[8];
+                take(sum, (const T *)&eight);
+                add_rounded(sum, part.query_shift(), column);
+                put((T *)&eight, sum);
+            }
+            *(uint4 *)&queries[place(row, column, 0)] = eight;
         }
     } else {
 #pragma unroll
@@ -343,7 +358,14 @@ template <typename T, int D, int WARPS, typename Part> static __device__ __force
             const int query = own + i % 2 * 8;
             const unsigned column = i / 2 * 8 + 2 * t;
             const bool is_there = query < part.queries && column < part.head_dim;
-            q[i / 4][i % 4] = is_there ? *reinterpret_cast<const unsigned *>(part.query(query) + column) : 0;
+            unsigned &two = q[i / 4][i % 4];
+            two = is_there ? *reinterpret_cast<const unsigned *>(part.query(query) + column) : 0;
+            if (is_there && part.query_shift() != nullptr) {
+                float sum[2];
+                take(sum, (const T *)&two);
+                add_rounded(sum, part.query_shift(), column);
+                two = pack<T>(sum[0], sum[1]);
+            }
         }
     }
     Running running[2] = {{-INFINITY, 0.0f}, {-INFINITY, 0.0f}};
@@ -435,8 +457,9 @@ template <typename T, int D, int WARPS, typename Part> static __device__ __force
         for (int c = 0; c < D / 8; c++) {
             const unsigned column = 8 * c + 2 * t;
             if (query < part.queries && column < part.head_dim) {
+                const float a = shift_of(part.value_shift(), column), b = shift_of(part.value_shift(), column + 1);
                 *reinterpret_cast<unsigned *>(part.out(query) + column) =
-                    pack<T>(sums[c][2 * r] / sum, sums[c][2 * r + 1] / sum);
+                    pack<T>(sums[c][2 * r] / sum + a, sums[c][2 * r + 1] / sum + b);
             }
         }
     }

@@ -9,6 +9,7 @@
 //!
 //! Sums are f32, in the order of `p` within blocks of some hundred, which are then added: a row's result is the same to the
 //! last bit whatever other rows are there. Weights are computed with as they are stored: f16 and bf16 are widened, never rounded again.
+//! On CUDA the product is cuBLAS', and `cuda.cu` is what comes behind it.
 //!
 //! # Source
 //! The blocking is that of Goto, van de Geijn: Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008, with

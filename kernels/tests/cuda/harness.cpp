@@ -8,13 +8,15 @@
 #include "../grid/io.h"
 #include "sources.h"
 
-// heads, kv_heads, head_dim, row's stride, behind, ahead, span, whether there is a bias, cu_seqlens; queries, keys and
-// values side by side, the bias
+// heads, kv_heads, head_dim, row's stride, behind, ahead, span, whether there are a bias (1) and a shift (2), cu_seqlens; queries, keys and
+// values side by side, the bias, the shift
 template <typename T, auto kernel, unsigned warps> static void attention() {
     const unsigned heads = numbers[0], kv_heads = numbers[1], d = numbers[2], stride = numbers[3], span = numbers[6];
     const std::vector<unsigned> cu_seqlens = numbers_from(8);
     const auto x = read<T>((size_t)cu_seqlens.back() * stride);
-    const auto bias = read<float>(numbers[7] ? heads * (2 * span + 1) : 0);
+    const bool is_biased = numbers[7] & 1, is_shifted = numbers[7] & 2;
+    const auto bias = read<float>(is_biased ? heads * (2 * span + 1) : 0);
+    const auto shift = read<T>(is_shifted ? (heads + 2 * kv_heads) * d : 0);
     // Queries stay where they are; keys and values lie elsewhere, each at a stride of its own.
     const unsigned kv = kv_heads * d, k_stride = kv + 8, v_stride = kv + 16;
     const auto k = columns(x, stride, heads * d, kv, 8, k_stride), v = columns(x, stride, heads * d + kv, kv, 16, v_stride);
@@ -25,7 +27,8 @@ template <typename T, auto kernel, unsigned warps> static void attention() {
     }
     const Dim grid = {(longest + 16 * warps - 1) / (16 * warps), heads, (unsigned)cu_seqlens.size() - 1};
     run_grid(grid, {32, warps, 1}, [&] {
-        LAUNCH(kernel)(x.data(), k.data() + 8, v.data() + 16, cu_seqlens.data(), numbers[7] ? bias.data() : nullptr, out.data(), stride,
+        LAUNCH(kernel)(x.data(), k.data() + 8, v.data() + 16, is_shifted ? shift.data() : nullptr, cu_seqlens.data(),
+               is_biased ? bias.data() : nullptr, out.data(), stride,
                k_stride, v_stride, heads, kv_heads, d, scalar, numbers[4], numbers[5], span);
     });
     write(out);
@@ -33,12 +36,12 @@ template <typename T, auto kernel, unsigned warps> static void attention() {
 
 // What runs bf16 below compute capability 8.0.
 template <int D, int WARPS>
-static __global__ void plain_bf16(const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const unsigned *cu_seqlens,
-                       const float *bias, __nv_bfloat16 *out, unsigned q_stride, unsigned k_stride, unsigned v_stride,
+static __global__ void plain_bf16(const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const __nv_bfloat16 *shift,
+                       const unsigned *cu_seqlens, const float *bias, __nv_bfloat16 *out, unsigned q_stride, unsigned k_stride, unsigned v_stride,
                        unsigned heads, unsigned kv_heads, unsigned head_dim, float scale, unsigned behind, unsigned ahead,
                        unsigned span) {
     plain_in_tiles<__nv_bfloat16, D, WARPS>(attention_source::part_of<__nv_bfloat16>(
-        {q, k, v, cu_seqlens, bias, out, q_stride, k_stride, v_stride, heads, kv_heads, head_dim, scale, behind, ahead, span}));
+        {q, k, v, shift, cu_seqlens, bias, out, q_stride, k_stride, v_stride, heads, kv_heads, head_dim, scale, behind, ahead, span}));
 }
 
 // What a case of paged attention has: heads, kv_heads, head_dim, window, sequences, entries of a table, queries of each

@@ -17,6 +17,8 @@ struct Case {
     gap: usize,
     reach: Reach,
     bias: Option<Relative>,
+    /// Whether something is added to each row of queries, keys and values.
+    is_shifted: bool,
     fill: Fill,
     /// What queries, keys and values are multiplied with.
     scale: f32,
@@ -28,7 +30,19 @@ impl Case {
     fn of(lengths: &[usize]) -> Self {
         let lengths = lengths.to_vec();
         let (fill, reach) = (Fill::Normal, Reach::ALL);
-        Self { lengths, heads: 2, kv_heads: 2, d: 32, gap: 0, reach, bias: None, fill, scale: 1.0, nan: &[] }
+        Self {
+            lengths,
+            heads: 2,
+            kv_heads: 2,
+            d: 32,
+            gap: 0,
+            reach,
+            bias: None,
+            is_shifted: false,
+            fill,
+            scale: 1.0,
+            nan: &[],
+        }
     }
 
     fn stride(&self) -> usize {
@@ -63,27 +77,37 @@ impl Case {
         }
     }
 
-    fn expected(&self, values: &[f32]) -> Vec<f32> {
+    /// What is added to each row, in `of`'s type.
+    fn shift(&self, of: &Type) -> Vec<f32> {
+        let width = if self.is_shifted { self.stride() - self.gap } else { 0 };
+        of.rounded(&Fill::Normal.numbers(9, width))
+    }
+
+    fn expected(&self, values: &[f32], shift: &[f32]) -> Vec<f32> {
         let (q, kv, stride) = (self.heads * self.d, self.kv_heads * self.d, self.stride());
+        let mut values = values.to_vec();
+        for row in values.chunks_exact_mut(stride) {
+            row.iter_mut().zip(shift).for_each(|(x, shift)| *x += shift);
+        }
         let mut expected = vec![0.0; values.len() / stride * q];
         let rows = |first: usize| Rows { values: &values[first..], stride };
         cpu::attention(rows(0), rows(q), rows(q + kv), &self.params(&self.cu_seqlens()), &mut expected).unwrap();
         expected
     }
 
-    /// Numbers: heads, kv_heads, head_dim, a row's stride, behind, ahead, span, whether there is a bias, cu_seqlens. Arrays: queries,
-    /// keys and values side by side, the bias. Gives the result.
+    /// Numbers: heads, kv_heads, head_dim, a row's stride, behind, ahead, span, whether there are a bias (1) and a shift (2), cu_seqlens. Arrays: queries,
+    /// keys and values side by side, the bias, the shift. Gives the result.
     fn found(&self, backend: &Backend, of: &Type, values: &[f32], cu_seqlens: &[u32]) -> Option<Vec<f32>> {
         let bound = |distance: usize| distance.min(u32::MAX as usize);
         let (span, table) = self.bias.as_ref().map_or((0, &[][..]), |bias| (bias.span(), bias.table()));
         let Reach { behind, ahead } = self.reach;
         let (behind, ahead) = (bound(behind), bound(ahead));
-        let has_bias = usize::from(self.bias.is_some());
-        let mut numbers = vec![self.heads, self.kv_heads, self.d, self.stride(), behind, ahead, span, has_bias];
+        let extras = usize::from(self.bias.is_some()) + 2 * usize::from(self.is_shifted);
+        let mut numbers = vec![self.heads, self.kv_heads, self.d, self.stride(), behind, ahead, span, extras];
         numbers.extend(cu_seqlens.iter().map(|at| *at as usize));
         let width = WIDTHS.into_iter().find(|width| *width >= self.d).expect("heads are at most that wide");
         let function = format!("attention_{}_{width}", of.ending);
-        (backend.run)(&function, self.params(cu_seqlens).scale, &numbers, &[values, table])
+        (backend.run)(&function, self.params(cu_seqlens).scale, &numbers, &[values, table, &self.shift(of)])
     }
 
     fn check(&self, backend: &Backend) {
@@ -98,7 +122,7 @@ impl Case {
         for of in backend.types {
             let values = self.values(of);
             let Some(found) = self.found(backend, of, &values, &self.cu_seqlens()) else { return };
-            let compared = compare(&found, &self.expected(&values), tolerance(of));
+            let compared = compare(&found, &self.expected(&values, &self.shift(of)), tolerance(of));
             let Self { lengths, heads, kv_heads, d, reach, fill, .. } = self;
             assert!(
                 compared.is_ok(),
@@ -141,6 +165,15 @@ impl Backend {
             let bias = Some(Relative::new(4, 50, |head, distance| (distance * (head as isize + 1)) as f32 / 25.0));
             Case { heads: 4, kv_heads: 2, bias, reach, ..Case::of(&[51, 3]) }.check(self);
         }
+    }
+
+    /// Queries, keys and values that something is added to, as a product's bias is.
+    pub(crate) fn attention_shift(&self) {
+        for (d, heads, kv_heads) in [(8, 2, 2), (24, 2, 1), (64, 3, 3), (136, 2, 1)] {
+            Case { d, heads, kv_heads, gap: 8, is_shifted: true, ..Case::of(&[1, 17, 40]) }.check(self);
+        }
+        let bias = Some(Relative::alibi(2, 49));
+        Case { bias, is_shifted: true, reach: Reach { behind: 20, ahead: 3 }, ..Case::of(&[50]) }.check(self);
     }
 
     /// Data that sums and exponentials could stumble on.

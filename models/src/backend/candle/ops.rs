@@ -102,22 +102,28 @@ pub(super) fn rotary(x: Tensor, width: usize, places: &Places, angles: &Angles) 
     Ok(x)
 }
 
-/// Every head of every sequence looks at its keys.
+/// Every head of every sequence looks at its keys, after `shift` is added to each row.
 ///
 /// # Shapes
-/// `qkv`: `[t, (queries + 2 · keys) · d]`, contiguous; gives `[t, queries · d]`.
+/// `qkv`: `[t, (queries + 2 · keys) · d]`, contiguous; `shift`: `[(queries + 2 · keys) · d]`; gives `[t, queries · d]`.
 pub(super) fn attention(
     qkv: &Tensor,
+    shift: Option<&Tensor>,
     places: &Places,
     heads: &Heads,
     reach: Reach,
     bias: Option<&Biases>,
 ) -> Result<Tensor> {
-    let op = AttentionOp { places, heads, reach, bias };
-    if !is_fused(qkv) || !op.is_for(qkv) {
-        return ops_plain::attention(qkv, places, heads, reach, bias);
+    let op = AttentionOp { shift, places, heads, reach, bias };
+    let is_for = is_fused(qkv) && op.is_for(qkv);
+    if is_for && qkv.device().is_cuda() {
+        return qkv.apply_op1_no_bwd(&Fused(op));
     }
-    qkv.apply_op1_no_bwd(&Fused(op))
+    let qkv = ops_plain::add(qkv, shift)?;
+    if !is_for {
+        return ops_plain::attention(&qkv, places, heads, reach, bias);
+    }
+    qkv.apply_op1_no_bwd(&Fused(AttentionOp { shift: None, ..op }))
 }
 
 /// One vector per sequence, in f32.
@@ -312,6 +318,9 @@ impl Op for GluOp {
 
 /// See [`attention`].
 pub(super) struct AttentionOp<'a> {
+    /// On CUDA only.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "elsewhere it has been added before"))]
+    pub(super) shift: Option<&'a Tensor>,
     pub(super) places: &'a Places,
     pub(super) heads: &'a Heads,
     pub(super) reach: Reach,

@@ -305,10 +305,12 @@ pub(super) fn attention<T: Element>(
     let (query_heads, key_heads, dim) = (count(heads.queries)?, count(heads.keys)?, count(heads.dim)?);
     let span = count(op.bias.map_or(0, |bias| bias.relative.span()))?;
     let function = function!(out.device, "attention", "attention_{}_{instance}", T::NAME);
-    let mut launch = |bias: Option<&CudaView<'_, f32>>| {
+    let mut launch = |shift: Option<&View<'_, T>>, bias: Option<&CudaView<'_, f32>>| {
         with_view::<u32, _>(&op.places.cu_seqlens, |cu_seqlens| {
             let mut builder = function.builder();
-            builder.arg(&queries).arg(&keys).arg(&values).arg(cu_seqlens);
+            builder.arg(&queries).arg(&keys).arg(&values);
+            optional!(builder, shift, &null);
+            builder.arg(cu_seqlens);
             optional!(builder, bias, &null);
             builder.arg(&mut memory).arg(&stride).arg(&stride).arg(&stride);
             builder.arg(&query_heads).arg(&key_heads).arg(&dim).arg(&heads.scale);
@@ -318,7 +320,8 @@ pub(super) fn attention<T: Element>(
             unsafe { builder.launch(config) }.w().map(|_| ())
         })
     };
-    with_optional::<f32, _>(op.bias.map(|bias| &bias.table), &mut launch)?;
+    let table = op.bias.map(|bias| &bias.table);
+    with_optional::<T, _>(op.shift, |shift| with_optional::<f32, _>(table, |bias| launch(shift, bias)))?;
     Ok(out.storage(memory))
 }
 

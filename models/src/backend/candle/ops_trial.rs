@@ -133,7 +133,7 @@ impl Trial<'_> {
             let heads = Heads { queries: 4, keys: 2, dim, scale: 1.0 / (dim as f32).sqrt() };
             let qkv = self.tensor(rows, heads.width())?;
             for (reach, bias) in [(Reach::ALL, None), (Reach { behind: 30, ahead: 0 }, Some(&biases))] {
-                let op = AttentionOp { places: &places, heads: &heads, reach, bias };
+                let op = AttentionOp { shift: None, places: &places, heads: &heads, reach, bias };
                 let plain = || ops_plain::attention(&qkv, &places, &heads, reach, bias);
                 add(&format!("attention of heads of {dim}"), self.by(&qkv, op, plain)?);
             }

@@ -221,7 +221,10 @@ impl Encoder {
     fn layer(&self, layer: &LayerWeights, x: Tensor, places: &Places) -> Result<Tensor> {
         let (heads, description) = (&self.description.heads, &layer.description);
         let input = normalised(layer.attention_norm.as_ref(), x.clone())?;
-        let mut qkv = layer.qkv.apply(&input)?;
+        // What stands between the two is for whole queries and keys, bias and all.
+        let is_direct = layer.head_norms.is_none() && description.rotary.is_none();
+        let mut qkv = if is_direct { layer.qkv.product(&input)? } else { layer.qkv.apply(&input)? };
+        let shift = layer.qkv.bias.as_ref().filter(|_| is_direct);
         let (q, k) = (heads.query_width(), heads.keys * heads.dim);
         if let Some((of_queries, of_keys)) = &layer.head_norms {
             qkv = normalised_heads(&qkv, &[(q, Some(of_queries)), (k, Some(of_keys)), (k, None)], heads.dim)?;
@@ -229,7 +232,7 @@ impl Encoder {
         if let Some(rotary) = description.rotary {
             qkv = ops::rotary(qkv, q + k, places, &self.rotaries[rotary])?;
         }
-        let context = ops::attention(&qkv, places, heads, description.reach, self.bias.as_ref())?;
+        let context = ops::attention(&qkv, shift, places, heads, description.reach, self.bias.as_ref())?;
         let x = layer.attention_out.normalised(&context, layer.attention_norm_after.as_ref(), &x)?;
 
         let input = normalised(layer.feed_forward_norm.as_ref(), x.clone())?;
@@ -242,18 +245,23 @@ impl Encoder {
 }
 
 impl Dense {
+    /// `x W`
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        x.matmul(&self.weight)
+    }
+
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
         self.activated(x, Activation::None)
     }
 
     fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        ops::activate(x.matmul(&self.weight)?, self.bias.as_ref(), activation)
+        ops::activate(self.product(x)?, self.bias.as_ref(), activation)
     }
 
     /// `norm(x W + b + residual)`, whatever there is of it.
     fn normalised(&self, x: &Tensor, norm: Option<&Norm>, residual: &Tensor) -> Result<Tensor> {
         match norm {
-            Some(norm) => ops::norm(&x.matmul(&self.weight)?, self.bias.as_ref(), Some(residual), norm),
+            Some(norm) => ops::norm(&self.product(x)?, self.bias.as_ref(), Some(residual), norm),
             None => self.apply(x)? + residual,
         }
     }

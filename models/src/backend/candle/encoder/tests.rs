@@ -101,14 +101,18 @@ fn attention_agrees() {
         for (queries, keys) in [(4, 4), (4, 2), (3, 1)] {
             let heads = Heads { queries, keys, dim: 8, scale: 0.35 };
             let qkv = values(device, 1, 41, heads.width());
+            let shift = row(device, 2, heads.width());
             let relative =
                 Relative::new(queries, 40, |head, distance| (head as f32 + 1.0) * 0.1 * distance as f32 / 9.0);
             let table = Tensor::from_slice(relative.table(), (queries, 81), device).unwrap();
             let biases = Biases { relative, table };
             for reach in [Reach::ALL, Reach::CAUSAL, Reach { behind: 3, ahead: 2 }] {
-                for bias in [None, Some(&biases)] {
-                    let fused = ops::attention(&qkv, &places, &heads, reach, bias).unwrap();
-                    let plain = ops_plain::attention(&qkv, &places, &heads, reach, bias).unwrap();
+                for (shift, bias) in
+                    [(None, None), (None, Some(&biases)), (Some(&shift), None), (Some(&shift), Some(&biases))]
+                {
+                    let fused = ops::attention(&qkv, shift, &places, &heads, reach, bias).unwrap();
+                    let sum = ops_plain::add(&qkv, shift).unwrap();
+                    let plain = ops_plain::attention(&sum, &places, &heads, reach, bias).unwrap();
                     close(&fused, &plain, 5e-6);
                 }
             }
