@@ -9,6 +9,7 @@ mod options;
 pub use machine::{Machine, Sampled};
 pub use options::{Error, Options};
 
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,11 +22,16 @@ use crate::service;
 /// File name of the node's key inside the data folder.
 const KEY_FILE: &str = "node.key";
 
+/// File that is locked as long as a process is linked by that key.
+const LOCK_FILE: &str = "node.lock";
+
 /// A worker's links to all its grids, ready to run.
 pub struct Links {
     identity: Arc<Identity>,
     services: Vec<Service>,
     handle: Handle,
+    /// Where there is a grid.
+    lock: Option<File>,
 }
 
 /// Asks running links. Cheap to clone.
@@ -39,12 +45,13 @@ impl Links {
     /// Makes or reads the node's key and prepares a link to every grid. Nothing is dialled yet.
     ///
     /// # Errors
-    /// When the data folder cannot be used, or an address is none.
+    /// When the data folder cannot be used or another worker is linked from it, or an address is none.
     pub fn new(options: Options, worker: service::Handle, machine: Arc<dyn Machine>) -> Result<Self, Error> {
         let identity = Arc::new(identity(&options.data_folder)?);
         let mut services = Vec::new();
         let mut links = Vec::new();
         let grids = options.grids()?;
+        let lock = if grids.is_empty() { None } else { Some(lock(&options.data_folder)?) };
         let share = grids.len().max(1);
         for addresses in grids {
             let host = host::Host::new(worker.clone(), Arc::clone(&machine), options.slots_max, share);
@@ -57,7 +64,7 @@ impl Links {
             links.push(link);
         }
         let handle = Handle { node: identity.node().clone(), links };
-        Ok(Self { identity, services, handle })
+        Ok(Self { identity, services, handle, lock })
     }
 
     /// The handle on them.
@@ -73,8 +80,9 @@ impl Links {
     /// Runs them until `stop`; then each gives its work back and says goodbye. A worker that wants to finish its work
     /// calls [`Handle::drain`] before.
     pub async fn run(self, stop: CancellationToken) {
+        let Self { services, lock, .. } = self;
         let mut running = tokio::task::JoinSet::new();
-        for service in self.services {
+        for service in services {
             running.spawn(service.run(stop.clone()));
         }
         while let Some(ended) = running.join_next().await {
@@ -82,6 +90,7 @@ impl Links {
                 tracing::error!(%error, "a link crashed; this worker gets nothing more from its coordinator");
             }
         }
+        drop(lock);
     }
 }
 
@@ -117,6 +126,17 @@ impl Handle {
 /// When the data folder cannot be used.
 pub fn identity(data_folder: &Path) -> Result<Identity, Error> {
     Ok(Identity::load_or_create(&data_folder.join(KEY_FILE))?)
+}
+
+/// Keeps other workers from a folder: with one key they would be one node to a coordinator, and would hand in each other's results.
+fn lock(data_folder: &Path) -> Result<File, Error> {
+    let path = data_folder.join(LOCK_FILE);
+    let file = File::create(&path).map_err(|source| Error::Lock { path: path.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse(data_folder.into())),
+        Err(TryLockError::Error(source)) => Err(Error::Lock { path, source }),
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,17 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Two workers would be one node.
+    #[error("another worker is linked to its grid from {}; stop it, or give each worker a folder of its own with --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// The lock.
+    #[error("cannot lock {}: {source}", path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The node's key.
     #[error(transparent)]
     Identity(#[from] identity::Error),

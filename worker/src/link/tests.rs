@@ -46,17 +46,20 @@ fn start(folder: &Path, coordinators: &[&Coordinator]) -> Setup {
     options.cache.folder = folder.join("models");
     options.http.address = ([127, 0, 0, 1], 0).into();
     let worker = crate::build(options).unwrap();
-    let options = Options {
-        coordinators: coordinators.iter().map(|coordinator| coordinator.url().to_string()).collect(),
-        name: "bench".into(),
-        data_folder: folder.join("data"),
-        ..Options::default()
-    };
-    let links = Links::new(options, worker.handle(), Arc::new(Bench)).unwrap();
+    let links = Links::new(linked(folder, coordinators), worker.handle(), Arc::new(Bench)).unwrap();
     let handle = links.handle();
     let stop = CancellationToken::new();
     let running = tokio::spawn(links.run(stop.clone()));
     Setup { worker, handle, stop, running }
+}
+
+fn linked(folder: &Path, coordinators: &[&Coordinator]) -> Options {
+    Options {
+        coordinators: coordinators.iter().map(|coordinator| coordinator.url().to_string()).collect(),
+        name: "bench".into(),
+        data_folder: folder.join("data"),
+        ..Options::default()
+    }
 }
 
 impl Setup {
@@ -138,6 +141,21 @@ async fn a_grids_task_is_done_on_the_workers_own_road() {
         }
     }
     setup.stop().await;
+}
+
+#[tokio::test]
+async fn two_workers_are_not_linked_from_one_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start().await;
+    let first = start(folder.path(), &[&coordinator]);
+    let worker = first.worker.handle();
+    let second = |coordinators: &[&Coordinator]| {
+        Links::new(linked(folder.path(), coordinators), worker.clone(), Arc::new(Bench)).map(|_| ())
+    };
+    assert!(matches!(second(&[&coordinator]), Err(super::Error::InUse(_))));
+    second(&[]).expect("a worker without a grid is nobody's node");
+    first.stop().await;
+    second(&[&coordinator]).expect("the folder is free again");
 }
 
 #[tokio::test]
