@@ -107,7 +107,9 @@ impl Case {
         numbers.extend(cu_seqlens.iter().map(|at| *at as usize));
         let width = WIDTHS.into_iter().find(|width| *width >= self.d).expect("heads are at most that wide");
         let function = format!("attention_{}_{width}", of.ending);
-        (backend.run)(&function, self.params(cu_seqlens).scale, &numbers, &[values, table, &self.shift(of)])
+        let shift = self.shift(of);
+        let arrays: &[&[f32]] = if self.is_shifted { &[values, table, &shift] } else { &[values, table] };
+        (backend.run)(&function, self.params(cu_seqlens).scale, &numbers, arrays)
     }
 
     fn check(&self, backend: &Backend) {
