@@ -17,7 +17,7 @@ use std::{
 ///
 /// Downloads the compiler and libraries as Python wheels (650 MB, 1.2 GB unpacked) into target/cuda, makes a stand-in for the
 /// driver's library to link against, and runs `cargo build --release --package neurogrid --features cuda`. From nothing the build
-/// takes 40 minutes of processor time and 2 GB of disk; run nothing beside it. The executable has 181 MB and lies at target/cuda/neurogrid.
+/// takes 40 minutes of processor time and 2 GB of disk; run nothing beside it. The executable has 184 MB and lies at target/cuda/neurogrid.
 /// It starts only where NVIDIA's driver is installed (580 or newer): for machines without one, build without `--features cuda`.
 ///
 /// One executable runs on the compute capability that it is built for and all newer ones, by default on every card that CUDA 13
