@@ -21,15 +21,7 @@ static __device__ __forceinline__ const T *row_of(const T *table, const unsigned
 template <int N, typename T>
 static __device__ __forceinline__ void embed_by(const T *first, const T *second, const T *third, const T *weight, const T *bias,
                                                 T *out, float eps, unsigned dim) {
-    const auto sum = [&](float(&to)[N], unsigned i) {
-        take(to, first + i);
-        if (second != nullptr) {
-            add_rounded(to, second, i);
-        }
-        if (third != nullptr) {
-            add_rounded(to, third, i);
-        }
-    };
+    const auto sum = [&](float(&to)[N], unsigned i) { take_sum(to, first, second, third, i); };
     if (weight != nullptr) {
         normalise_row<N>(sum, weight, bias, out, eps, dim);
         return;

@@ -51,6 +51,18 @@ template <typename T, int N> static __device__ __forceinline__ void add_rounded(
     }
 }
 
+// Numbers of a row with those of two others added, which may be null, one after the other.
+template <typename T, int N>
+static __device__ __forceinline__ void take_sum(float (&to)[N], const T *row, const T *second, const T *third, unsigned i) {
+    take(to, row + i);
+    if (second != nullptr) {
+        add_rounded(to, second, i);
+    }
+    if (third != nullptr) {
+        add_rounded(to, third, i);
+    }
+}
+
 // How many numbers of T 16 bytes are.
 template <typename T> constexpr int WIDE = 16 / sizeof(T);
 

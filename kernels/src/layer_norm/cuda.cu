@@ -15,16 +15,7 @@
 template <int N, typename T>
 static __device__ __forceinline__ void layer_norm_by(const T *x, const T *shift, const T *residual, const T *weight, const T *bias, T *out,
                                                      float eps, unsigned dim) {
-    const auto of = [&](float(&to)[N], unsigned i) {
-        take(to, x + i);
-        // Rounded to T, as when the steps are apart.
-        if (shift != nullptr) {
-            add_rounded(to, shift, i);
-        }
-        if (residual != nullptr) {
-            add_rounded(to, residual, i);
-        }
-    };
+    const auto of = [&](float(&to)[N], unsigned i) { take_sum(to, x, shift, residual, i); };
     normalise_row<N>(of, weight, bias, out, eps, dim);
 }
 

@@ -17,16 +17,7 @@
 template <int N, typename T>
 static __device__ __forceinline__ void rms_norm_by(const T *x, const T *shift, const T *residual, const T *weight, T *sum, T *out, float eps,
                                                    unsigned dim) {
-    const auto of = [&](float(&to)[N], unsigned i) {
-        take(to, x + i);
-        // Rounded to T, as when the steps are apart.
-        if (shift != nullptr) {
-            add_rounded(to, shift, i);
-        }
-        if (residual != nullptr) {
-            add_rounded(to, residual, i);
-        }
-    };
+    const auto of = [&](float(&to)[N], unsigned i) { take_sum(to, x, shift, residual, i); };
     float squares = 0.0f;
     for (unsigned i = threadIdx.x * N; i < dim; i += 32 * N) {
         float x[N];
