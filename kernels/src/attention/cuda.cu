@@ -97,14 +97,14 @@ template <typename T> static __device__ __forceinline__ Part<T> part_of(const Ca
     return part;
 }
 
-#define ATTENTION(type, T, D, WARPS, BLOCKS, FORM)                                                                            \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)                                                      \
-        attention_##type##_##D(                                                                                           \
-            const T *q, const T *k, const T *v, const T *shift, const unsigned *cu_seqlens, const float *bias, T *out,        \
-            unsigned q_stride, unsigned k_stride, unsigned v_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, float scale,      \
-            unsigned behind, unsigned ahead, unsigned span) {                                                             \
-        FORM<T, D, WARPS>(part_of<T>({q, k, v, shift, cu_seqlens, bias, out, q_stride, k_stride, v_stride, heads, kv_heads,      \
-                                      head_dim, scale, behind, ahead, span}));                                            \
+#define ATTENTION(type, T, D, WARPS, BLOCKS, FORM)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)                                                                    \
+        attention_##type##_##D(                                                                                                         \
+            const T *q, const T *k, const T *v, const T *shift, const unsigned *cu_seqlens, const float *bias, T *out,                  \
+            unsigned q_stride, unsigned k_stride, unsigned v_stride, unsigned heads, unsigned kv_heads, unsigned head_dim, float scale, \
+            unsigned behind, unsigned ahead, unsigned span) {                                                                           \
+        FORM<T, D, WARPS>(part_of<T>({q, k, v, shift, cu_seqlens, bias, out, q_stride, k_stride, v_stride, heads, kv_heads,             \
+                                      head_dim, scale, behind, ahead, span}));                                                          \
     }
 
 ATTENTION(f32, float, 32, 4, BLOCKS_MIN, plain_in_tiles)

@@ -1,5 +1,5 @@
-// The types that the CUDA sources compute with: float, __half and __nv_bfloat16 come in as f32 and go out rounded to the
-// nearest. Never arithmetic in 16 bits.
+// The types that the CUDA sources compute with: float, __half and __nv_bfloat16 come in as f32, one or some neighbours at a time, and go out
+// rounded to the nearest; sums over a warp. Never arithmetic in 16 bits.
 #pragma once
 
 #include <cuda_bf16.h>

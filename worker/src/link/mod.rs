@@ -51,7 +51,7 @@ impl Links {
         let mut services = Vec::new();
         let mut links = Vec::new();
         let grids = options.grids()?;
-        let lock = if grids.is_empty() { None } else { Some(lock(&options.data_folder)?) };
+        let lock = if grids.is_empty() { None } else { lock(&options.data_folder)? };
         let share = grids.len().max(1);
         for addresses in grids {
             let host = host::Host::new(worker.clone(), Arc::clone(&machine), options.slots_max, share);
@@ -129,13 +129,17 @@ pub fn identity(data_folder: &Path) -> Result<Identity, Error> {
 }
 
 /// Keeps other workers from a folder: with one key they would be one node to a coordinator, and would hand in each other's results.
-fn lock(data_folder: &Path) -> Result<File, Error> {
+/// `None` on a file system that has no locks.
+fn lock(data_folder: &Path) -> Result<Option<File>, Error> {
     let path = data_folder.join(LOCK_FILE);
     let file = File::create(&path).map_err(|source| Error::Lock { path: path.clone(), source })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Err(Error::InUse(data_folder.into())),
-        Err(TryLockError::Error(source)) => Err(Error::Lock { path, source }),
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(path = %path.display(), %error, "not locked: see to it that no other worker uses this folder");
+            Ok(None)
+        }
     }
 }
 

@@ -36,8 +36,8 @@ pub enum Error {
     /// Two workers would be one node.
     #[error("another worker is linked to its grid from {}; stop it, or give each worker a folder of its own with --data-dir", .0.display())]
     InUse(PathBuf),
-    /// The lock.
-    #[error("cannot lock {}: {source}", path.display())]
+    /// The lock's file.
+    #[error("cannot make {}: {source}; see to the folder's owner and its free space", path.display())]
     Lock {
         /// The file.
         path: PathBuf,

@@ -84,16 +84,18 @@ impl Opened {
         let Self { session, binding, info, sizes_are_callers } = self;
         let values = inputs.into_iter().map(|(name, tensor)| Ok((name, values::to_ort(&tensor)?)));
         let values = values.collect::<Result<Vec<_>, engine::Error>>()?;
-        let outputs = match binding {
-            Some(binding) => {
-                let names = info.outputs.iter().map(|spec| spec.name.as_str());
-                let names: Vec<_> = names.filter(|name| wanted.is_none_or(|wanted| wanted == *name)).collect();
-                binding.run(session, &values, &names)
-            }
-            None => session.run(values),
+        let broken = |detail| engine::Error::Backend { backend: info.backend, detail };
+        let answer = |outputs: ort::Result<SessionOutputs<'_>>| match outputs {
+            Ok(outputs) => read(&outputs).map_err(broken),
+            Err(error) => Err(failed(info, *sizes_are_callers, &error)),
         };
-        let outputs = outputs.map_err(|e| failed(info, *sizes_are_callers, &e))?;
-        read(&outputs).map_err(|detail| engine::Error::Backend { backend: info.backend, detail })
+        let Some(binding) = binding else { return answer(session.run(values)) };
+        let names = info.outputs.iter().map(|spec| spec.name.as_str());
+        let names: Vec<_> = names.filter(|name| wanted.is_none_or(|wanted| wanted == *name)).collect();
+        let answer = answer(binding.run(session, &values, &names));
+        // What stays bound keeps its memory until the next run, here and on the device.
+        binding.io.clear();
+        answer
     }
 
     /// Runs the graph once and gives all that comes of it.
