@@ -57,7 +57,18 @@ impl World {
     }
 
     async fn start(&mut self) {
-        let coordinator = coordinator::build(self.options.clone()).await.unwrap();
+        // What runs on behind the one that was stopped, such as a reader's thread, may hold the store a moment longer.
+        let build = async {
+            loop {
+                match coordinator::build(self.options.clone()).await {
+                    Err(why) if why.to_string().contains("in use") => {
+                        tokio::time::sleep(Duration::from_millis(10)).await
+                    }
+                    built => return built.unwrap(),
+                }
+            }
+        };
+        let coordinator = tokio::time::timeout(PATIENCE, build).await.expect("the folder is free after a while");
         self.options.http.address = coordinator.local_addr();
         self.origin = format!("http://{}", coordinator.local_addr());
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
